@@ -1,0 +1,3 @@
+module github.com/mtawal/mtawal
+
+go 1.26

@@ -1,0 +1,162 @@
+package mailq
+
+import (
+	"fmt"
+	"time"
+)
+
+// State is where a recipient stands.
+type State uint8
+
+// The states of a recipient that is not used, as Entries lists them.
+const (
+	Pending    State = iota + 1 // due, waiting for a claim
+	InDeferral                  // waiting for its time
+	OnHold                      // waiting for an operator
+	Claimed                     // with a consumer
+	Damaged                     // set aside: its bytes fail the checksum
+	Used                        // final
+)
+
+var stateNames = [...]string{Pending: "pending", InDeferral: "deferred", OnHold: "held", Claimed: "claimed", Damaged: "damaged", Used: "used"}
+
+// String returns the state in a word.
+func (s State) String() string {
+	if s >= Pending && int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("State(%d)", uint8(s))
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Filter selects entries. Fields that are set must all match; the zero value
+// selects everything.
+type Filter struct {
+	ID      ID     // of this message
+	Queue   string // in this queue
+	Prefix  string // in queues whose name begins so
+	State   State  // in this state
+	InDoubt bool   // in doubt
+	Limit   int    // at most so many; 0: no bound
+}
+
+// Entry is one recipient that is not used.
+type Entry struct {
+	ID         ID        `json:"id"`
+	Recipient  int       `json:"recipient"`
+	Queue      string    `json:"queue"`
+	Address    string    `json:"address"`
+	Note       []byte    `json:"note,omitempty"`
+	State      State     `json:"state"`
+	InDoubt    bool      `json:"in_doubt,omitempty"`
+	Attempts   int       `json:"attempts"`
+	NotBefore  time.Time `json:"not_before,omitzero"`
+	EnqueuedAt time.Time `json:"enqueued_at"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"`
+	Priority   int8      `json:"priority,omitempty"`
+	Envelope   []byte    `json:"-"`
+	Size       int64     `json:"size"` // of the body
+	// Err says what is wrong with a damaged one.
+	Err error `json:"-"`
+}
+
+// QueueMode is what a queue does with what is due in it.
+type QueueMode uint8
+
+// The modes of a queue.
+const (
+	Active    QueueMode = iota // hands out what is due
+	HoldQueue                  // hands out nothing, new mail included
+	Suspended                  // hands out nothing; takes no new mail either
+)
+
+// DoubtPolicy is what a queue does with a recipient that comes back in doubt.
+type DoubtPolicy uint8
+
+// The policies. A recipient handed out again is always announced as in doubt.
+const (
+	Redeliver  DoubtPolicy = iota // hand it out again at once
+	HoldDoubt                     // hold it for an operator
+	DeferDoubt                    // hand it out again after QueueState.DoubtDelay
+)
+
+// QueueState is the durable state of a queue. The zero value is that of a queue
+// nobody touched.
+type QueueState struct {
+	Mode       QueueMode     `json:"mode"`
+	Doubt      DoubtPolicy   `json:"doubt"`
+	DoubtDelay time.Duration `json:"doubt_delay,omitempty"`
+}
+
+// QueueInfo is a queue at a glance. The counts are of recipients.
+type QueueInfo struct {
+	Name     string     `json:"name"`
+	State    QueueState `json:"state,omitzero"`
+	Pending  int64      `json:"pending"`
+	Deferred int64      `json:"deferred"`
+	Held     int64      `json:"held"`
+	Claimed  int64      `json:"claimed"`
+	InDoubt  int64      `json:"in_doubt"`
+	Damaged  int64      `json:"damaged"`
+	// Oldest is the lowest ID in the queue, 0 if it is empty; OldestAt is when
+	// that message was enqueued.
+	Oldest   ID        `json:"oldest,omitempty"`
+	OldestAt time.Time `json:"oldest_at,omitzero"`
+}
+
+// UsedCounts counts used-marks by reason.
+type UsedCounts struct {
+	Delivered int64 `json:"delivered"`
+	Failed    int64 `json:"failed"`
+	Expired   int64 `json:"expired"`
+	Removed   int64 `json:"removed"`
+	Replaced  int64 `json:"replaced"`
+}
+
+// Total is the sum of all reasons.
+func (u UsedCounts) Total() int64 {
+	return u.Delivered + u.Failed + u.Expired + u.Removed + u.Replaced
+}
+
+// Stats are totals of a store. Enqueued, Used, Pending, Deferred, Held, Claimed,
+// InDoubt and Damaged count recipients; Enqueued and Used count over the life of
+// the store. Always:
+//
+//	Enqueued = Used + Pending + Deferred + Held + Claimed + Damaged
+//
+// InDoubt counts recipients in any of those states but Used.
+type Stats struct {
+	Enqueued int64      `json:"enqueued"`
+	Used     UsedCounts `json:"used"`
+	Pending  int64      `json:"pending"`
+	Deferred int64      `json:"deferred"`
+	Held     int64      `json:"held"`
+	Claimed  int64      `json:"claimed"`
+	InDoubt  int64      `json:"in_doubt"`
+	Damaged  int64      `json:"damaged"`
+
+	// WorkQueueLength is the number of recipients not used, the figure that
+	// climbed without a backlog in Microsoft's Q238189. WorkQueueFloor is its
+	// lowest value over the last minutes: what a drained queue does not go below.
+	WorkQueueLength int64 `json:"work_queue_length"`
+	WorkQueueFloor  int64 `json:"work_queue_floor"`
+
+	Messages  int64 `json:"messages"`   // messages with a recipient not used
+	LiveBytes int64 `json:"live_bytes"` // of the log: held by such messages
+	DeadBytes int64 `json:"dead_bytes"` // of the log: the rest of what was written
+	DiskBytes int64 `json:"disk_bytes"` // all files of the store
+	Segments  int   `json:"segments"`   // in the log; ready ones not counted
+	// OldestPin is the enqueue time of the oldest message that is not dead.
+	OldestPin time.Time `json:"oldest_pin,omitzero"`
+
+	Commits      int64 `json:"commits"`       // group commits since Open
+	TailCut      int64 `json:"tail_cut"`      // bytes of torn tail cut over the life of the store
+	UncleanOpens int64 `json:"unclean_opens"` // openings that no Close had preceded
+
+	// SyncingSince is when the write that is under way began, zero when none
+	// is; SyncHangs says that it has taken longer than the store's limit.
+	SyncingSince time.Time `json:"syncing_since,omitzero"`
+	SyncHangs    bool      `json:"sync_hangs"`
+}
