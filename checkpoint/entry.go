@@ -1,0 +1,279 @@
+package checkpoint
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// A message in a checkpoint:
+//
+//	ID minus the one before   uvarint
+//	location minus the one before   varint
+//	weight                    uvarint, in units of 8 bytes
+//	shape                     u8: bit 0 expires, 1 priority, 2 keyed, 3 extents, 4 more than one recipient
+//	expires                   uvarint, Unix seconds
+//	priority                  u8
+//	extents                   uvarint count; each: position u64, weight uvarint, kind u8, first uvarint, CRC u32
+//	recipient count           uvarint
+//	runs of equal recipients until all are there: length uvarint (only with more than one), then
+//	  queue                   uvarint
+//	  standing and flags      u8: bits 0-1 standing, 2-4 flags, 5 attempts, 6 time, 7 note
+//	  reason                  u8, only if used
+//	  attempts uvarint, not before varint, note (length uvarint, bytes)
+const (
+	shapeExpires = 1 << iota
+	shapePriority
+	shapeKeyed
+	shapeExtents
+	shapeMany
+)
+
+const (
+	standingMask = 3
+	flagShift    = 2
+	flagMask     = 7
+	rcptAttempts = 1 << 5
+	rcptTime     = 1 << 6
+	rcptNote     = 1 << 7
+)
+
+// delta is what an entry is coded against.
+type delta struct {
+	id  uint64
+	loc segment.Pos
+}
+
+func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) []byte {
+	b = binary.AppendUvarint(b, e.ID-d.id)
+	b = binary.AppendVarint(b, int64(e.Loc-d.loc))
+	d.id, d.loc = e.ID, e.Loc
+	b = binary.AppendUvarint(b, uint64(e.Weight))
+	var shape byte
+	if e.Expires != 0 {
+		shape |= shapeExpires
+	}
+	if e.Priority != 0 {
+		shape |= shapePriority
+	}
+	if e.Keyed {
+		shape |= shapeKeyed
+	}
+	if len(e.Extents) > 0 {
+		shape |= shapeExtents
+	}
+	if len(e.Rcpts) > 1 {
+		shape |= shapeMany
+	}
+	b = append(b, shape)
+	if e.Expires != 0 {
+		b = binary.AppendUvarint(b, uint64(e.Expires))
+	}
+	if e.Priority != 0 {
+		b = append(b, byte(e.Priority))
+	}
+	if len(e.Extents) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(e.Extents)))
+		for _, x := range e.Extents {
+			b = le.AppendUint64(b, uint64(x.Pos))
+			b = binary.AppendUvarint(b, uint64(x.Weight))
+			b = append(b, byte(x.Kind))
+			b = binary.AppendUvarint(b, uint64(x.First))
+			b = le.AppendUint32(b, x.CRC)
+		}
+	}
+	if shape&shapeMany == 0 {
+		return appendRecipient(b, &e.Rcpts[0], queue)
+	}
+	b = binary.AppendUvarint(b, uint64(len(e.Rcpts)))
+	for i := 0; i < len(e.Rcpts); {
+		j := i + 1
+		for j < len(e.Rcpts) && sameRecipient(&e.Rcpts[i], &e.Rcpts[j]) {
+			j++
+		}
+		b = binary.AppendUvarint(b, uint64(j-i))
+		b = appendRecipient(b, &e.Rcpts[i], queue)
+		i = j
+	}
+	return b
+}
+
+func sameRecipient(a, b *state.EntryRecipient) bool {
+	return a.Queue == b.Queue && a.Standing == b.Standing && a.Reason == b.Reason && a.Flags == b.Flags && a.Attempts == b.Attempts &&
+		a.NotBefore == b.NotBefore && (a.Note == nil) == (b.Note == nil) && string(a.Note) == string(b.Note)
+}
+
+func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint64) []byte {
+	b = binary.AppendUvarint(b, queue(r.Queue))
+	s := byte(r.Standing) | r.Flags<<flagShift
+	if r.Attempts != 0 {
+		s |= rcptAttempts
+	}
+	if r.NotBefore != 0 {
+		s |= rcptTime
+	}
+	if r.Note != nil {
+		s |= rcptNote
+	}
+	b = append(b, s)
+	if r.Standing == state.Used {
+		b = append(b, byte(r.Reason))
+	}
+	if r.Attempts != 0 {
+		b = binary.AppendUvarint(b, uint64(r.Attempts))
+	}
+	if r.NotBefore != 0 {
+		b = binary.AppendVarint(b, r.NotBefore)
+	}
+	if r.Note != nil {
+		b = binary.AppendUvarint(b, uint64(len(r.Note)))
+		b = append(b, r.Note...)
+	}
+	return b
+}
+
+var errEntry = errors.New("a message in it is malformed")
+
+// cursor reads varints and bytes; after the first thing that is not there bad is
+// set and everything is zero.
+type cursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *cursor) uvarint() uint64 {
+	// The common case by hand: one byte.
+	if len(c.b) > 0 && c.b[0] < 0x80 {
+		v := c.b[0]
+		c.b = c.b[1:]
+		return uint64(v)
+	}
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.bad, c.b = true, nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) varint() int64 {
+	u := c.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+func (c *cursor) bytes(n uint64) []byte {
+	if n > uint64(len(c.b)) {
+		c.bad, c.b = true, nil
+		return nil
+	}
+	v := c.b[:n:n]
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) byte() byte {
+	if len(c.b) == 0 {
+		c.bad = true
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+func (c *cursor) uint32() uint32 {
+	if v := c.bytes(4); v != nil {
+		return le.Uint32(v)
+	}
+	return 0
+}
+
+func (c *cursor) uint64() uint64 {
+	if v := c.bytes(8); v != nil {
+		return le.Uint64(v)
+	}
+	return 0
+}
+
+// decodeEntry reads one message; queues is how many there are to name.
+func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
+	step := c.uvarint()
+	e.ID = d.id + step
+	e.Loc = d.loc + segment.Pos(c.varint())
+	if step == 0 || e.ID < d.id {
+		return errEntry
+	}
+	d.id, d.loc = e.ID, e.Loc
+	e.Weight = uint32(c.uvarint())
+	shape := c.byte()
+	e.Expires, e.Priority, e.Keyed, e.Extents, e.Rcpts = 0, 0, shape&shapeKeyed != 0, e.Extents[:0], e.Rcpts[:0]
+	if shape&shapeExpires != 0 {
+		e.Expires = uint32(c.uvarint())
+	}
+	if shape&shapePriority != 0 {
+		e.Priority = int8(c.byte())
+	}
+	if shape&shapeExtents != 0 {
+		n := c.uvarint()
+		if n == 0 || n > segment.ChunksMax+segment.RecipientsMax {
+			return errEntry
+		}
+		for ; n > 0 && !c.bad; n-- {
+			x := state.Extent{Pos: segment.Pos(c.uint64()), Weight: uint32(c.uvarint())}
+			x.Kind = segment.Kind(c.byte())
+			x.First, x.CRC = uint32(c.uvarint()), c.uint32()
+			e.Extents = append(e.Extents, x)
+		}
+	}
+	n := uint64(1)
+	if shape&shapeMany != 0 {
+		if n = c.uvarint(); n < 2 || n > segment.RecipientsMax {
+			return errEntry
+		}
+	}
+	for uint64(len(e.Rcpts)) < n {
+		run := uint64(1)
+		if n > 1 {
+			run = c.uvarint()
+		}
+		r := decodeRecipient(c)
+		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || uint64(r.Queue) >= queues {
+			return errEntry
+		}
+		for ; run > 0; run-- {
+			e.Rcpts = append(e.Rcpts, r)
+		}
+	}
+	if c.bad {
+		return errEntry
+	}
+	return nil
+}
+
+func decodeRecipient(c *cursor) (r state.EntryRecipient) {
+	q := c.uvarint()
+	s := c.byte()
+	r.Standing, r.Flags = state.Standing(s&standingMask), s>>flagShift&flagMask
+	if r.Standing == state.Used {
+		r.Reason = mailq.Result(c.byte())
+		c.bad = c.bad || !r.Reason.IsUsed()
+	}
+	if s&rcptAttempts != 0 {
+		r.Attempts = uint16(c.uvarint())
+	}
+	if s&rcptTime != 0 {
+		r.NotBefore = c.varint()
+	}
+	if s&rcptNote != 0 {
+		n := c.uvarint()
+		r.Note = c.bytes(n)
+		c.bad = c.bad || n > mailq.NoteMax
+	}
+	c.bad = c.bad || r.Standing > state.Used || q > 1<<32-1
+	r.Queue = uint32(q)
+	return r
+}

@@ -1,0 +1,304 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// ApplyFrame applies the records of a frame and moves the position of the table
+// behind it. A frame that lies before the position was applied already and changes
+// nothing. The error is for bytes that no version of this software wrote.
+func (t *Table) ApplyFrame(f *segment.Frame) error {
+	if f.Pos < t.Applied {
+		return nil
+	}
+	if err := f.ForEach(t.Apply); err != nil {
+		return fmt.Errorf("applying the frame at %v: %w", f.Pos, err)
+	}
+	t.Applied, t.Last, t.Chain = f.End(), f.Pos, f.CRC
+	t.Epoch = f.Epoch
+	t.Lease = max(t.Lease, f.Lease)
+	return nil
+}
+
+// Apply applies one record that stands at pos.
+func (t *Table) Apply(pos segment.Pos, r segment.Record) error {
+	if from := r.MovedFrom(); from != 0 {
+		t.applyMoved(pos, from, r)
+		return nil
+	}
+	switch r.Kind() {
+	case segment.KindEnqueue:
+		return t.applyEnqueue(pos, r)
+	case segment.KindSettle:
+		t.applySettle(r)
+	case segment.KindAttempt:
+		t.applyAttempt(r)
+	case segment.KindRecipients:
+		return t.applyRecipients(pos, r)
+	case segment.KindQueue:
+		name, s := r.Queue()
+		q := t.QueueNumber(name)
+		t.queues[q].State = s
+		if t.Observer != nil {
+			t.Observer.QueueChanged(q)
+		}
+	case segment.KindFlush:
+		t.applyFlush(r)
+	case segment.KindForget:
+		t.keys.forget(r.Forget())
+	case segment.KindOpen:
+		o := r.Open()
+		t.Counts.TailCut += o.Cut
+		if !o.Clean {
+			t.Counts.UncleanOpens++
+		}
+	case segment.KindChunk, segment.KindSeal:
+		// A chunk is garbage until an Enqueue names it. A Seal is about files.
+	}
+	return nil
+}
+
+func (t *Table) applyEnqueue(pos segment.Pos, r segment.Record) error {
+	id := r.ID()
+	if _, ok := t.Find(id); ok || id == 0 {
+		return fmt.Errorf("message %x enqueued twice: %w", id, segment.ErrCorrupt)
+	}
+	e := r.Enqueue()
+	slot := t.newMessage(id, e.Len())
+	m := t.Msg(slot)
+	m.Loc, m.Priority = pos, e.Priority
+	m.Expires = seconds(e.ExpiresAt)
+	weight := r.Weight()
+	if n := e.Chunks(); n > 0 {
+		x := make([]Extent, n)
+		for i := range x {
+			c := e.Chunk(i)
+			x[i] = Extent{Pos: c.Pos, Weight: segment.ChunkSize + c.Len, Kind: segment.KindChunk, First: uint32(i), CRC: c.CRC}
+			weight += int64(x[i].Weight)
+		}
+		t.setExtents(m, x)
+	}
+	if key := e.Key(); len(key) > 0 {
+		t.keys.add(key, id, e.EnqueuedAt)
+		m.flags |= msgKeyed
+	}
+	t.grow(m, weight)
+	t.fill(slot, 0, &e)
+	return nil
+}
+
+type routes interface {
+	Len() int
+	Route(i int) (queue int, notBefore int64)
+	QueueNames(func(i int, name []byte))
+}
+
+// fill sets the recipients of a message from first on to those of a record.
+func (t *Table) fill(slot uint32, first int, e routes) {
+	var few [16]uint32
+	numbers := few[:0]
+	e.QueueNames(func(_ int, name []byte) { numbers = append(numbers, t.QueueNumber(name)) })
+	m, n := t.Msg(slot), e.Len()
+	list := t.Recipients(slot)[first : first+n]
+	for i := range list {
+		q, notBefore := e.Route(i)
+		list[i].Queue = numbers[q]
+		t.queues[numbers[q]].Live++
+		t.setExtra(&list[i], notBefore, nil)
+	}
+	m.Live += uint32(n)
+	t.Counts.Enqueued += int64(n)
+	if t.Observer != nil {
+		t.Observer.Added(slot, first, n)
+	}
+}
+
+// applyRecipients adds the recipients that take the place of replaced ones. It
+// comes before the settle record that marks those, so that the message lives.
+func (t *Table) applyRecipients(pos segment.Pos, r segment.Record) error {
+	slot, ok := t.Find(r.ID())
+	if !ok {
+		return nil
+	}
+	m, e := t.Msg(slot), r.Recipients()
+	if e.First != m.Len() {
+		return fmt.Errorf("message %x: recipients from %d on where there are %d: %w", m.ID, e.First, m.Len(), segment.ErrCorrupt)
+	}
+	t.resize(m, e.First+e.Len())
+	t.setExtents(m, append(t.Extents(m), Extent{Pos: pos, Weight: uint32(r.Weight()), Kind: segment.KindRecipients, First: uint32(e.First)}))
+	t.grow(m, r.Weight())
+	t.fill(slot, e.First, &e)
+	return nil
+}
+
+func (t *Table) setExtents(m *Message, x []Extent) {
+	if t.extents == nil {
+		t.extents = make(map[uint64][]Extent)
+	}
+	t.extents[m.ID] = x
+	m.flags |= msgExtents
+}
+
+func (t *Table) grow(m *Message, weight int64) {
+	t.Counts.Weight -= m.Bytes()
+	m.Weight += uint32((weight + weightUnit - 1) / weightUnit)
+	t.Counts.Weight += m.Bytes()
+}
+
+func (t *Table) applySettle(r segment.Record) {
+	slot, ok := t.Find(r.ID())
+	if !ok {
+		return
+	}
+	r.Runs(func(s segment.SettleRun) {
+		for i := s.First; i < s.First+s.Count && i < t.Msg(slot).Len(); i++ {
+			t.settle(Ref{slot, uint32(i)}, &s)
+		}
+	})
+	if t.Msg(slot).Live == 0 {
+		t.drop(slot)
+	}
+}
+
+// settle applies one outcome to one recipient. Used is final.
+func (t *Table) settle(ref Ref, s *segment.SettleRun) {
+	r := t.Rcpt(ref)
+	if r.Standing == Used {
+		return
+	}
+	was := *r
+	note := t.Note(r)
+	if s.Note != nil {
+		note = append([]byte{}, s.Note...)
+	}
+	due := t.NotBefore(r)
+	r.Attempts = uint16(s.Attempts)
+	if s.Result != mailq.Held && s.Result != mailq.Released {
+		r.Flags &^= Started | Deferred
+	}
+	switch s.Result {
+	case mailq.Deferred:
+		r.Standing, due = Pending, s.Until
+		r.Flags |= Deferred
+	case mailq.Uncertain:
+		r.Standing, due = Pending, s.Until
+		r.Flags |= InDoubt
+	case mailq.Held:
+		r.Standing = Held
+	case mailq.Released:
+		r.Standing, due = Pending, 0
+		r.Flags &^= Deferred
+	default:
+		r.Standing, r.Reason = Used, s.Result
+		r.Flags = 0
+		note, due = nil, 0
+		t.Msg(ref.Slot).Live--
+		t.queues[r.Queue].Live--
+		t.countUsed(s.Result)
+	}
+	t.setExtra(r, due, note)
+	t.Counts.InDoubt += int64(r.Flags&InDoubt) - int64(was.Flags&InDoubt)
+	if t.Observer != nil {
+		t.Observer.Changed(ref, was)
+	}
+}
+
+func (t *Table) countUsed(reason mailq.Result) {
+	u := &t.Counts.Used
+	switch reason {
+	case mailq.Delivered:
+		u.Delivered++
+	case mailq.Failed:
+		u.Failed++
+	case mailq.Expired:
+		u.Expired++
+	case mailq.Removed:
+		u.Removed++
+	case mailq.Replaced:
+		u.Replaced++
+	}
+}
+
+func (t *Table) applyAttempt(r segment.Record) {
+	slot, ok := t.Find(r.ID())
+	if !ok {
+		return
+	}
+	first, count := r.AttemptRun()
+	list := t.Recipients(slot)
+	for i := first; i < first+count && i < len(list); i++ {
+		if list[i].Standing != Used {
+			list[i].Flags |= Started
+		}
+	}
+}
+
+func (t *Table) applyFlush(r segment.Record) {
+	name, at := r.Flush()
+	q, ok := t.byName[string(name)]
+	if !ok {
+		return
+	}
+	t.ForEach(func(slot uint32) {
+		list := t.Recipients(slot)
+		for i := range list {
+			if e := &list[i]; e.Queue == q && e.Standing == Pending && t.NotBefore(e) > at {
+				t.setExtra(e, at, t.Note(e))
+			}
+		}
+	})
+	if t.Observer != nil {
+		t.Observer.Flushed(q, at)
+	}
+}
+
+// applyMoved changes a location, and only if it still is the one that was copied.
+func (t *Table) applyMoved(pos, from segment.Pos, r segment.Record) {
+	slot, ok := t.Find(r.ID())
+	if r.Kind() == segment.KindChunk {
+		slot, ok = t.holderOf(from)
+	}
+	if !ok {
+		return
+	}
+	m := t.Msg(slot)
+	weight := r.Weight()
+	if m.Loc == from {
+		m.Loc = pos
+	} else {
+		x := t.Extents(m)
+		i := 0
+		for i < len(x) && x[i].Pos != from {
+			i++
+		}
+		if i == len(x) {
+			return
+		}
+		x[i].Pos = pos
+	}
+	if t.Observer != nil {
+		t.Observer.Moved(slot, from, pos, weight)
+	}
+}
+
+// holderOf finds the message that holds a chunk.
+func (t *Table) holderOf(pos segment.Pos) (uint32, bool) {
+	for id, list := range t.extents {
+		for i := range list {
+			if list[i].Pos == pos {
+				return t.Find(id)
+			}
+		}
+	}
+	return 0, false
+}
+
+func seconds(ns int64) uint32 {
+	if ns <= 0 {
+		return 0
+	}
+	return uint32(min((ns+1e9-1)/1e9, 1<<32-1))
+}

@@ -1,0 +1,75 @@
+package state
+
+import (
+	"github.com/mtawal/mtawal/segment"
+)
+
+// Entry is a message taken out of a table, or on its way into one: the form in
+// which checkpoints have it. Its slices are reused.
+type Entry struct {
+	ID       uint64
+	Loc      segment.Pos
+	Weight   uint32 // in the table's units
+	Expires  uint32
+	Priority int8
+	Keyed    bool
+	Rcpts    []EntryRecipient
+	Extents  []Extent
+}
+
+// EntryRecipient is a recipient of an Entry. Queue is a number of the table that
+// the entry came from or goes to.
+type EntryRecipient struct {
+	Recipient
+	NotBefore int64
+	Note      []byte
+}
+
+// Entry fills e with the message in a slot.
+func (t *Table) Entry(slot uint32, e *Entry) {
+	m := t.Msg(slot)
+	e.ID, e.Loc, e.Weight, e.Expires, e.Priority = m.ID, m.Loc, m.Weight, m.Expires, m.Priority
+	e.Keyed = m.flags&msgKeyed != 0
+	e.Extents = append(e.Extents[:0], t.Extents(m)...)
+	e.Rcpts = e.Rcpts[:0]
+	list := t.Recipients(slot)
+	for i := range list {
+		r := &list[i]
+		e.Rcpts = append(e.Rcpts, EntryRecipient{Recipient: *r, NotBefore: t.NotBefore(r), Note: t.Note(r)})
+	}
+}
+
+// Load puts a message into the table that a checkpoint holds. Totals are not
+// touched: the checkpoint has them too. The ID must not be there.
+func (t *Table) Load(e *Entry) uint32 {
+	slot := t.newMessage(e.ID, len(e.Rcpts))
+	m := t.Msg(slot)
+	m.Loc, m.Weight, m.Expires, m.Priority = e.Loc, e.Weight, e.Expires, e.Priority
+	if e.Keyed {
+		m.flags |= msgKeyed
+	}
+	if len(e.Extents) > 0 {
+		t.setExtents(m, append([]Extent(nil), e.Extents...))
+	}
+	list := t.Recipients(slot)
+	for i := range list {
+		r, s := &list[i], &e.Rcpts[i]
+		*r = s.Recipient
+		r.extra, r.Mem = 0, 0
+		if s.NotBefore != 0 || s.Note != nil {
+			var note []byte
+			if s.Note != nil {
+				note = append([]byte{}, s.Note...)
+			}
+			t.setExtra(r, s.NotBefore, note)
+		}
+		if r.Standing != Used {
+			m.Live++
+			t.queues[r.Queue].Live++
+		}
+	}
+	return slot
+}
+
+// LoadKey adds a remembered key, oldest first.
+func (t *Table) LoadKey(k Key) { t.keys.add([]byte(k.Key), k.ID, k.At) }
