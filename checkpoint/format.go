@@ -26,7 +26,8 @@
 //	   72  totals, 10 times i64: enqueued, used (delivered, failed, expired, removed,
 //	       replaced), in doubt, weight, tail cut, unclean opens
 //	  152  log bytes u64               of all frames up to the position
-//	  160  zeros
+//	  160  nonce u64                  of that frame's epoch
+//	  168  zeros
 //	  508  CRC u32                     of bytes 0 to 507
 //	sections, one behind the other
 //	directory: for each section kind u8, count, offset, length as uvarints, CRC u32
@@ -94,6 +95,7 @@ type Info struct {
 	Last     segment.Pos
 	Chain    uint32
 	Epoch    uint64
+	Nonce    uint64
 	Lease    uint64
 	Counts   state.Counts
 	LogBytes int64 // bytes of all frames of the log up to Pos
@@ -121,6 +123,7 @@ func (h *Info) encode() []byte {
 		le.PutUint64(b[72+8*i:], uint64(*v))
 	}
 	le.PutUint64(b[152:], uint64(h.LogBytes))
+	le.PutUint64(b[160:], h.Nonce)
 	le.PutUint32(b[508:], segment.CRC(b[:508]))
 	return b
 }
@@ -143,6 +146,7 @@ func decodeInfo(b []byte) (h Info, err error) {
 		*v = int64(le.Uint64(b[72+8*i:]))
 	}
 	h.LogBytes = int64(le.Uint64(b[152:]))
+	h.Nonce = le.Uint64(b[160:])
 	return h, nil
 }
 

@@ -18,7 +18,7 @@ func (t *Table) ApplyFrame(f *segment.Frame) error {
 		return fmt.Errorf("applying the frame at %v: %w", f.Pos, err)
 	}
 	t.Applied, t.Last, t.Chain = f.End(), f.Pos, f.CRC
-	t.Epoch = f.Epoch
+	t.Epoch, t.Nonce = f.Epoch, f.Nonce
 	t.Lease = max(t.Lease, f.Lease)
 	return nil
 }

@@ -91,6 +91,7 @@ type Table struct {
 	Chain uint32
 	Last  segment.Pos
 	Epoch uint64
+	Nonce uint64
 	// Lease is the highest ID lease seen: IDs below it may have been handed out.
 	Lease  uint64
 	Counts Counts

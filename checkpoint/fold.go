@@ -1,0 +1,216 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// Log is the stretch of the log that is folded.
+type Log interface {
+	// Frames calls fn with each frame that lies in [from, to), in order, chained,
+	// without bodies. It is an error if they do not reach exactly to to.
+	Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error
+}
+
+// fold is the state of the messages that a stretch of the log touches, and the
+// checkpoint that holds the others.
+type fold struct {
+	base     *File // nil: from the beginning
+	table    *state.Table
+	touched  map[uint64]struct{}
+	flushed  map[string]struct{}
+	holders  bool // a chunk was moved, so messages with extents are touched
+	logBytes int64
+}
+
+// Fold writes the checkpoint at position to: base, nil for the beginning of the
+// log, and the log from there on. Memory is bounded by the stretch of the log, not
+// by what base holds. It reads files only.
+func Fold(out io.Writer, base *File, log Log, uuid [16]byte, to segment.Pos) error {
+	f := &fold{base: base, table: state.NewTable(), touched: make(map[uint64]struct{}), flushed: make(map[string]struct{})}
+	if base == nil {
+		return f.run(out, log, uuid, to)
+	}
+	return disk.Guard(base.mapping, func() error { return f.run(out, log, uuid, to) })
+}
+
+func (f *fold) run(out io.Writer, log Log, uuid [16]byte, to segment.Pos) error {
+	var from segment.Pos
+	var prev segment.FrameHeader
+	if f.base != nil {
+		from, f.logBytes = f.base.Pos, f.base.LogBytes
+		prev = f.base.LastHeader()
+	}
+	err := log.Frames(from, to, prev, func(fr *segment.Frame) error {
+		f.logBytes += fr.Len
+		return fr.ForEach(f.collect)
+	})
+	if err != nil {
+		return fmt.Errorf("reading the log from %v to %v: %w", from, to, err)
+	}
+	if f.base != nil {
+		if err := f.load(); err != nil {
+			return err
+		}
+	}
+	if err := log.Frames(from, to, prev, f.table.ApplyFrame); err != nil {
+		return fmt.Errorf("folding the log from %v to %v: %w", from, to, err)
+	}
+	if f.table.Applied != to {
+		return fmt.Errorf("the log ends at %v, not at %v: %w", f.table.Applied, to, segment.ErrCorrupt)
+	}
+	w, err := newWriter(out, tableInfo(f.table, uuid, f.logBytes))
+	if err != nil {
+		return err
+	}
+	if err := writeTable(w, f.table, f.untouched(w)); err != nil {
+		return err
+	}
+	return w.finish(ownQueues(f.table), f.table.Keys())
+}
+
+// LastHeader is what a checkpoint knows of the last frame that it covers: enough
+// for the next to be chained to it.
+func (c *Info) LastHeader() segment.FrameHeader {
+	return segment.FrameHeader{Pos: c.Last, CRC: c.Chain, Epoch: c.Epoch, Nonce: c.Nonce, Len: int64(c.Pos - c.Last)}
+}
+
+// collect notes which messages a record is about.
+func (f *fold) collect(_ segment.Pos, r segment.Record) error {
+	switch r.Kind() {
+	case segment.KindEnqueue:
+		if r.MovedFrom() != 0 {
+			f.touched[r.ID()] = struct{}{}
+		}
+	case segment.KindSettle, segment.KindAttempt, segment.KindRecipients:
+		f.touched[r.ID()] = struct{}{}
+	case segment.KindFlush:
+		name, _ := r.Flush()
+		f.flushed[string(name)] = struct{}{}
+	case segment.KindChunk:
+		f.holders = f.holders || r.MovedFrom() != 0
+	}
+	return nil
+}
+
+// touches reports whether the log may change a message of the base.
+func (f *fold) touches(e *state.Entry) bool {
+	if _, ok := f.touched[e.ID]; ok {
+		return true
+	}
+	if f.holders && len(e.Extents) > 0 {
+		return true
+	}
+	if len(f.flushed) > 0 {
+		for i := range e.Rcpts {
+			if _, ok := f.flushed[f.base.names[e.Rcpts[i].Queue]]; ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// load puts what the log touches into the table, and checks the base as a whole.
+func (f *fold) load() error {
+	if _, err := f.base.section(sectionMessages); err != nil {
+		return err
+	}
+	f.base.prepare(f.table)
+	it := f.base.entries()
+	for {
+		e, err := it.next()
+		if e == nil || err != nil {
+			return err
+		}
+		if f.touches(e) {
+			f.table.Load(e)
+		}
+	}
+}
+
+// untouched returns the messages of the base that the log left alone.
+func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
+	if f.base == nil {
+		return nil
+	}
+	names := &numbering{w: w, name: func(q uint32) string { return f.base.names[q] }}
+	it := f.base.entries()
+	return func() (*state.Entry, *numbering, error) {
+		for {
+			e, err := it.next()
+			if e == nil || err != nil {
+				return nil, nil, err
+			}
+			if !f.touches(e) {
+				return e, names, nil
+			}
+		}
+	}
+}
+
+// Publish makes the checkpoint at a position and gives it its final name: written
+// under a temporary one, synced, renamed, the directory synced, then read back from the
+// device. When it returns nil the checkpoint is durable and was seen to be readable. On an
+// error nothing is left under the final name that was not fully written.
+func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (*File, error) {
+	name := Name(to)
+	tmp := TempPrefix + name
+	if err := dir.Remove(tmp); err != nil && !isNotExist(err) {
+		return nil, fmt.Errorf("removing an old %s: %w", tmp, err)
+	}
+	f, err := dir.Create(tmp)
+	if err != nil {
+		return nil, fmt.Errorf("making %s: %w", tmp, err)
+	}
+	out := &fileWriter{f: f}
+	err = Fold(out, base, log, uuid, to)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing %s: %w", tmp, err), ignoreNotExist(dir.Remove(tmp)))
+	}
+	if err := dir.Rename(tmp, name); err != nil {
+		return nil, fmt.Errorf("publishing %s: %w", name, err)
+	}
+	if err := dir.Sync(); err != nil {
+		return nil, fmt.Errorf("publishing %s: %w", name, err)
+	}
+	c, err := Open(dir, name, uuid)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s back: %w", name, err)
+	}
+	if err := c.Check(true); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading %s back: %w", name, err), c.Close())
+	}
+	return c, nil
+}
+
+// TempPrefix begins the names of files that may be removed at any opening.
+const TempPrefix = "tmp-"
+
+// syncEvery keeps the dirty pages of a large checkpoint from being written in one
+// burst that commits would have to wait behind.
+const syncEvery = 8 << 20
+
+type fileWriter struct {
+	f             disk.File
+	off, unsynced int64
+}
+
+func (w *fileWriter) Write(b []byte) (int, error) {
+	n, err := w.f.WriteAt(b, w.off)
+	w.off += int64(n)
+	w.unsynced += int64(n)
+	if err == nil && w.unsynced >= syncEvery {
+		w.unsynced = 0
+		err = w.f.Sync()
+	}
+	return n, err
+}

@@ -1,0 +1,316 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// File is an open checkpoint. Its header and directory were checked by Open;
+// sections are checked as they are read.
+type File struct {
+	Info
+	Name     string
+	Size     int64
+	sections [sectionCount]sectionRef
+	names    []string
+	states   []mailq.QueueState
+	keys     []state.Key
+	usage    map[uint32]Usage
+	file     disk.File
+	mapping  disk.Mapping
+}
+
+// Open opens the checkpoint with a name and reads all of it but the messages. A
+// file that is not a valid checkpoint of this store is segment.ErrCorrupt, one of
+// a later version segment.ErrVersion.
+func Open(dir disk.Dir, name string, uuid [16]byte) (*File, error) {
+	f, err := dir.Open(name, false)
+	if err != nil {
+		return nil, fmt.Errorf("opening checkpoint: %w", err)
+	}
+	c := &File{Name: name, file: f}
+	if err := c.open(uuid); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *File) corrupt(off int64, reason string) error {
+	return &segment.CorruptError{File: c.Name, Offset: off, Reason: reason}
+}
+
+func (c *File) open(uuid [16]byte) error {
+	size, err := c.file.Size()
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", c.Name, err)
+	}
+	if size < headerSize+footerSize {
+		return c.corrupt(0, fmt.Sprintf("a file of %d bytes is no checkpoint", size))
+	}
+	c.Size = size
+	if c.mapping, err = c.file.Map(size); err != nil {
+		return fmt.Errorf("mapping %s: %w", c.Name, err)
+	}
+	return disk.Guard(c.mapping, func() error {
+		b := c.mapping.Bytes()
+		if err := c.mapping.Populate(0, headerSize); err != nil {
+			return err
+		}
+		info, err := decodeInfo(b)
+		if errors.Is(err, segment.ErrVersion) {
+			return fmt.Errorf("%s: %w", c.Name, err)
+		}
+		if err != nil {
+			return c.corrupt(0, err.Error())
+		}
+		if info.UUID != uuid {
+			return c.corrupt(16, "a checkpoint of another store")
+		}
+		c.Info = info
+		if pos, ok := ParseName(c.Name); ok && pos != info.Pos {
+			return c.corrupt(32, "its position is not that of its name")
+		}
+		if err := c.directory(b); err != nil {
+			return err
+		}
+		return c.small(b)
+	})
+}
+
+func (c *File) directory(b []byte) error {
+	foot := c.Size - footerSize
+	if string(b[foot+8:]) != footerMagic {
+		return c.corrupt(foot, "no footer")
+	}
+	n := int64(le.Uint32(b[foot:]))
+	at := foot - n
+	if at < headerSize || segment.CRC(b[at:foot]) != le.Uint32(b[foot+4:]) {
+		return c.corrupt(foot, "directory fails its checksum")
+	}
+	cur := cursor{b: b[at:foot]}
+	end := int64(headerSize)
+	for i := range c.sections {
+		s := &c.sections[i]
+		s.kind = cur.byte()
+		s.count = cur.uvarint()
+		s.off, s.length = int64(cur.uvarint()), int64(cur.uvarint())
+		s.crc = cur.uint32()
+		if cur.bad || s.off != end || s.length < 0 || s.length > at-end || s.count > uint64(s.length) {
+			return c.corrupt(at, "directory is malformed")
+		}
+		if s.kind != byte(i+1) {
+			return fmt.Errorf("%s: section kind %d: %w", c.Name, s.kind, segment.ErrVersion)
+		}
+		end += s.length
+	}
+	if end != at || len(cur.b) != 0 {
+		return c.corrupt(at, "sections do not fill the file")
+	}
+	return nil
+}
+
+// section returns the bytes of a section after it was brought in and checked.
+func (c *File) section(kind int) ([]byte, error) {
+	s := &c.sections[kind-1]
+	if s.length > 0 {
+		if err := c.mapping.Populate(s.off, s.length); err != nil {
+			return nil, err
+		}
+	}
+	b := c.mapping.Bytes()[s.off : s.off+s.length]
+	if segment.CRC(b) != s.crc {
+		return nil, c.corrupt(s.off, fmt.Sprintf("section %d fails its checksum", kind))
+	}
+	return b, nil
+}
+
+// small reads the sections behind the messages.
+func (c *File) small([]byte) error {
+	b, err := c.section(sectionQueues)
+	if err != nil {
+		return err
+	}
+	cur := cursor{b: b}
+	for range c.sections[sectionQueues-1].count {
+		n := cur.uvarint()
+		if n == 0 || n > mailq.QueueNameMax {
+			cur.bad = true
+			break
+		}
+		name := string(cur.bytes(n))
+		s := mailq.QueueState{Mode: mailq.QueueMode(cur.byte()), Doubt: mailq.DoubtPolicy(cur.byte())}
+		s.DoubtDelay = time.Duration(cur.varint())
+		c.names, c.states = append(c.names, name), append(c.states, s)
+	}
+	if cur.bad || len(cur.b) != 0 {
+		return c.corrupt(c.sections[sectionQueues-1].off, "a queue in it is malformed")
+	}
+	if b, err = c.section(sectionKeys); err != nil {
+		return err
+	}
+	cur = cursor{b: b}
+	for range c.sections[sectionKeys-1].count {
+		n := cur.uvarint()
+		k := state.Key{Key: string(cur.bytes(n))}
+		k.ID, k.At = cur.uvarint(), cur.varint()
+		c.keys = append(c.keys, k)
+	}
+	if cur.bad || len(cur.b) != 0 {
+		return c.corrupt(c.sections[sectionKeys-1].off, "a key in it is malformed")
+	}
+	if b, err = c.section(sectionSegments); err != nil {
+		return err
+	}
+	cur = cursor{b: b}
+	c.usage = make(map[uint32]Usage)
+	for range c.sections[sectionSegments-1].count {
+		n := cur.uvarint()
+		u := Usage{Messages: int64(cur.uvarint()), Bytes: int64(cur.uvarint())}
+		if n == 0 || n > segment.NumberMax {
+			cur.bad = true
+			break
+		}
+		c.usage[uint32(n)] = u
+	}
+	if cur.bad || len(cur.b) != 0 {
+		return c.corrupt(c.sections[sectionSegments-1].off, "a segment in it is malformed")
+	}
+	return nil
+}
+
+// Messages is the number of messages in the checkpoint.
+func (c *File) Messages() int64 { return int64(c.sections[sectionMessages-1].count) }
+
+// Usage is what live messages hold, by segment. It must not be changed.
+func (c *File) Usage() map[uint32]Usage { return c.usage }
+
+// entries reads the messages one by one.
+type entries struct {
+	c    *File
+	cur  cursor
+	d    delta
+	left uint64
+	e    state.Entry
+}
+
+// readAhead is how much of the messages is brought in at a time.
+const readAhead = 1 << 20
+
+func (c *File) entries() *entries {
+	s := &c.sections[sectionMessages-1]
+	return &entries{c: c, cur: cursor{b: c.mapping.Bytes()[s.off : s.off+s.length]}, left: s.count}
+}
+
+// next returns the next message, or nil at the end. The entry is valid until the
+// call after.
+func (it *entries) next() (*state.Entry, error) {
+	if it.left == 0 {
+		if len(it.cur.b) != 0 {
+			return nil, it.c.corrupt(0, "more messages than it counts")
+		}
+		return nil, nil
+	}
+	it.left--
+	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names))); err != nil {
+		return nil, it.c.corrupt(it.c.sections[0].off, err.Error())
+	}
+	return &it.e, nil
+}
+
+// Check reads every message and compares the section with its checksum. With fresh it
+// reads the whole file from the device, past the page cache, where that is possible.
+func (c *File) Check(fresh bool) error {
+	return disk.Guard(c.mapping, func() error {
+		if fresh {
+			if err := c.reread(); err != nil {
+				return err
+			}
+		}
+		if _, err := c.section(sectionMessages); err != nil {
+			return err
+		}
+		it := c.entries()
+		for {
+			if e, err := it.next(); e == nil || err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// reread compares the bytes on the device with the checksums of the sections.
+func (c *File) reread() error {
+	b := make([]byte, min(readAhead, max(c.Size, 1)))
+	for i := range c.sections {
+		s := &c.sections[i]
+		crc := uint32(0)
+		for off := s.off; off < s.off+s.length; {
+			n := min(int64(len(b)), s.off+s.length-off)
+			if _, err := c.file.ReadUncached(b[:n], off); err != nil {
+				return fmt.Errorf("reading %s back: %w", c.Name, err)
+			}
+			crc = segment.CRCUpdate(crc, b[:n])
+			off += n
+		}
+		if crc != s.crc {
+			return c.corrupt(s.off, "the device holds other bytes than were written")
+		}
+	}
+	return nil
+}
+
+// Load puts the whole state into an empty table.
+func (c *File) Load(t *state.Table) error {
+	return disk.Guard(c.mapping, func() error {
+		// The checksum is computed beside the decoding, which trusts nothing anyway.
+		sum := make(chan error, 1)
+		go func() {
+			sum <- disk.Guard(c.mapping, func() error {
+				_, err := c.section(sectionMessages)
+				return err
+			})
+		}()
+		c.prepare(t)
+		it := c.entries()
+		var err error
+		for {
+			var e *state.Entry
+			if e, err = it.next(); e == nil || err != nil {
+				break
+			}
+			if _, twice := t.Find(e.ID); twice {
+				err = c.corrupt(0, "a message is in it twice")
+				break
+			}
+			t.Load(e)
+		}
+		return errors.Join(err, <-sum)
+	})
+}
+
+// prepare gives a table everything but the messages.
+func (c *File) prepare(t *state.Table) {
+	t.Applied, t.Last, t.Chain, t.Epoch, t.Nonce, t.Lease, t.Counts = c.Pos, c.Last, c.Chain, c.Epoch, c.Nonce, c.Lease, c.Counts
+	for i, name := range c.names {
+		q := t.QueueNumber([]byte(name))
+		t.Queue(q).State = c.states[i]
+	}
+	for _, k := range c.keys {
+		t.LoadKey(k)
+	}
+}
+
+// Close unmaps and closes the file.
+func (c *File) Close() error {
+	var err error
+	if c.mapping != nil {
+		err = c.mapping.Close()
+	}
+	return errors.Join(err, c.file.Close())
+}
