@@ -37,6 +37,7 @@ func readUncached(f *os.File, p []byte, off int64) (int, error) { return f.ReadA
 func canPopulate() bool          { return false }
 func populate([]byte) error      { return errors.ErrUnsupported }
 func adviseMapping([]byte) error { return nil }
+func noCow(*os.File)             {}
 
 // exclusive can't tell a clone of APFS.
 func exclusive(f *os.File) (bool, error) {

@@ -20,13 +20,17 @@ const iovMax = 1024
 // writeDurable is one system call where the kernel can: the write waits for
 // its own bytes, and for the metadata to find them.
 func writeDurable(f *os.File, off int64, bufs [][]byte) error {
+	return writeVectors(f, off, bufs, true)
+}
+
+// writeVectors without dsync writes first and then waits for the whole file.
+func writeVectors(f *os.File, off int64, bufs [][]byte, dsync bool) error {
 	left := make([][]byte, 0, len(bufs))
 	for _, b := range bufs {
 		if len(b) > 0 {
 			left = append(left, b)
 		}
 	}
-	dsync := true
 	return withFd(f, func(fd int) error {
 		for len(left) > 0 {
 			var n int
@@ -172,6 +176,7 @@ func properties(f *os.File) (p props, err error) {
 		return p, err
 	}
 	p.cow = !inPlace[uint32(st.Type)]
+	p.nocow = uint32(st.Type) == unix.BTRFS_SUPER_MAGIC
 	p.block = Alignment
 	for _, b := range []int64{int64(st.Frsize), physicalBlock(f)} {
 		// Beyond that it is a hint for transfers and not a block.

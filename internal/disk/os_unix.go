@@ -85,6 +85,7 @@ func (osFS) OpenDir(path string, create bool) (Dir, error) {
 type props struct {
 	block int
 	cow   bool
+	nocow bool // asking for it in a new file may help
 }
 
 // osDir is an open directory: names are resolved against its descriptor, so
@@ -172,6 +173,9 @@ func (d *osDir) create(name string) (*os.File, error) {
 	}
 	if err := f.Chmod(0o600); err != nil { // whatever the umask is
 		return nil, errors.Join(PathError("create", d.join(name), err), f.Close(), d.Remove(name))
+	}
+	if d.nocow {
+		noCow(f)
 	}
 	return f, nil
 }

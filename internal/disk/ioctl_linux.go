@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// From linux/fiemap.h.
+// From linux/fiemap.h and linux/fs.h.
 const (
+	fsNoCow            = 0x00800000
 	fsIocFiemap        = 0xc020660b
 	fiemapExtentLast   = 0x1
 	fiemapExtentShared = 0x2000
@@ -69,4 +70,17 @@ func exclusive(f *os.File) (bool, error) {
 		return nil
 	})
 	return own && err == nil, err
+}
+
+// noCow asks for overwriting in place, as chattr +C does; the file must be
+// empty. It is no promise (a snapshot shares the blocks all the same), so
+// CopyOnWrite stays true, and a refusal is nothing to act upon.
+func noCow(f *os.File) {
+	_ = withFd(f, func(fd int) error {
+		flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
+		if err != nil {
+			return err
+		}
+		return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags|fsNoCow))
+	})
 }
