@@ -45,29 +45,29 @@ func (r Record) finish() Record {
 // queueIndex finds the distinct queues of a list of recipients, in the order in which
 // they first appear. Short lists are searched; only long ones cost a map.
 type queueIndex struct {
-	names []string
-	by    map[string]uint32
-	last  uint32
-	arr   [8]string
+	by   map[string]uint32
+	last uint32
 }
 
-func (q *queueIndex) add(name string) uint32 {
-	if len(q.names) > 0 && q.names[q.last] == name {
-		return q.last
+// fewQueues is how many queues are searched. The names are the caller's, so
+// that so many of them stay on its stack.
+const fewQueues = 8
+
+// add returns the names with this one among them, and its index.
+func (q *queueIndex) add(names []string, name string) ([]string, uint32) {
+	if len(names) > 0 && names[q.last] == name {
+		return names, q.last
 	}
 	if q.by == nil {
-		for i, n := range q.names {
+		for i, n := range names {
 			if n == name {
 				q.last = uint32(i)
-				return q.last
+				return names, q.last
 			}
 		}
-		if q.names == nil {
-			q.names = q.arr[:0]
-		}
-		if len(q.names) == len(q.arr) {
-			q.by = make(map[string]uint32, 2*len(q.arr))
-			for i, n := range q.names {
+		if len(names) == fewQueues {
+			q.by = make(map[string]uint32, 2*fewQueues)
+			for i, n := range names {
 				q.by[n] = uint32(i)
 			}
 		}
@@ -75,22 +75,24 @@ func (q *queueIndex) add(name string) uint32 {
 	if q.by != nil {
 		if i, ok := q.by[name]; ok {
 			q.last = i
-			return i
+			return names, i
 		}
-		q.by[name] = uint32(len(q.names))
+		q.by[name] = uint32(len(names))
 	}
-	q.last = uint32(len(q.names))
-	q.names = append(q.names, name)
-	return q.last
+	q.last = uint32(len(names))
+	return append(names, name), q.last
 }
 
 func listSize(rcpts []mailq.Recipient) int {
 	var q queueIndex
+	var few [fewQueues]string
+	names := few[:0]
 	n := len(rcpts) * rcptEntrySize
 	for i := range rcpts {
 		r := &rcpts[i]
 		n += len(r.Address) + len(r.Note)
-		if have := len(q.names); int(q.add(r.Queue)) == have {
+		have := len(names)
+		if names, _ = q.add(names, r.Queue); len(names) > have {
 			n += 1 + len(r.Queue)
 		}
 	}
@@ -149,10 +151,14 @@ func PutRecipients(b []byte, back int64, id uint64, first int, rcpts []mailq.Rec
 
 func putList(r Record, fixed int, rcpts []mailq.Recipient, chunks []ChunkRef, key string, envelope []byte) (queues uint32) {
 	var q queueIndex
+	var few [fewQueues]string
+	names := few[:0]
 	at := fixed
 	for i := range rcpts {
 		e := r[at:]
-		le.PutUint32(e, q.add(rcpts[i].Queue))
+		var queue uint32
+		names, queue = q.add(names, rcpts[i].Queue)
+		le.PutUint32(e, queue)
 		le.PutUint16(e[4:], uint16(len(rcpts[i].Address)))
 		le.PutUint16(e[6:], uint16(len(rcpts[i].Note)))
 		le.PutUint64(e[8:], uint64(Nanos(rcpts[i].NotBefore)))
@@ -165,7 +171,7 @@ func putList(r Record, fixed int, rcpts []mailq.Recipient, chunks []ChunkRef, ke
 		le.PutUint32(e[12:], c.CRC)
 		at += chunkEntrySize
 	}
-	for _, name := range q.names {
+	for _, name := range names {
 		r[at] = byte(len(name))
 		at += 1 + copy(r[at+1:], name)
 	}
@@ -175,7 +181,7 @@ func putList(r Record, fixed int, rcpts []mailq.Recipient, chunks []ChunkRef, ke
 		at += copy(r[at:], rcpts[i].Address)
 		at += copy(r[at:], rcpts[i].Note)
 	}
-	return uint32(len(q.names))
+	return uint32(len(names))
 }
 
 // SettleSize is the size of a settle record.
