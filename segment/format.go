@@ -206,10 +206,17 @@ func BodyCRC(id uint64, body []byte) uint32 {
 }
 
 // BodyCRCSeed is BodyCRC of an empty body, for use with CRCUpdate.
-func BodyCRCSeed(id uint64) uint32 {
-	var b [8]byte
-	le.PutUint64(b[:], id)
-	return CRC(b[:])
+func BodyCRCSeed(id uint64) uint32 { return crcUint64(0, id) }
+
+// crcUint64 extends a CRC by 8 bytes. By way of a slice they would live on the
+// heap, since the checksum is called through a pointer.
+func crcUint64(crc uint32, v uint64) uint32 {
+	crc = ^crc
+	for range 8 {
+		crc = castagnoli[byte(crc)^byte(v)] ^ crc>>8
+		v >>= 8
+	}
+	return ^crc
 }
 
 var le = binary.LittleEndian

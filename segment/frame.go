@@ -161,10 +161,7 @@ func (h *FrameHeader) Follows(prev *FrameHeader) bool {
 
 // TableSum is the checksum of a record table at a place.
 func TableSum(salt uint64, pos Pos, table []byte) uint32 {
-	var seed [16]byte
-	le.PutUint64(seed[:], salt)
-	le.PutUint64(seed[8:], uint64(pos))
-	return CRCUpdate(CRC(seed[:]), table)
+	return CRCUpdate(crcUint64(crcUint64(0, salt), uint64(pos)), table)
 }
 
 // Frame is a frame in memory, a view of bytes that belong to someone else.
