@@ -1,0 +1,423 @@
+package journal
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// Options of a log.
+type Options struct {
+	SegmentSize int64        // of new segments, a multiple of the directory's block
+	PoolMax     int          // dead files kept for another life
+	NoSync      bool         // write into the page cache only: durable against a kill, not a power cut
+	Logger      *slog.Logger // not nil
+	Now         func() int64 // Unix ns
+}
+
+// Log is an open log. Append is for one goroutine; everything else may be called
+// by any.
+type Log struct {
+	dir  disk.Dir
+	uuid [16]byte
+	opt  Options
+
+	// Lock order: a lock of the caller before mu. No system call under mu.
+	mu       sync.Mutex
+	segments map[uint32]*segment.Segment // in the log, the tail's successor not included
+	ends     map[uint32]int64            // where the frames of a sealed segment end
+
+	// Of the appending goroutine.
+	tail    *segment.Segment
+	off     int64
+	last    segment.FrameHeader
+	epoch   uint64
+	nonce   uint64
+	total   uint64
+	sealBuf []byte
+
+	end   atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
+	bytes atomic.Int64  // of frames appended since the log was resumed
+	maker *maker
+}
+
+// Resume makes a log that was found ready for appending. What replay accepted
+// though nobody had promised it is written again and synced with the directory, so that
+// it is not in the page cache alone; what was cut is saved beside the log. The caller
+// must append an Open frame before anything else.
+func (f *Found) Resume(opt Options) (*Log, error) {
+	l := &Log{
+		dir: f.dir, uuid: f.uuid, opt: opt,
+		segments: f.segments, ends: make(map[uint32]int64),
+		tail: f.segments[f.End.Segment()], off: f.End.Offset(), last: f.Last,
+		epoch: f.Last.Epoch + 1, total: f.Last.Total,
+	}
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("drawing a nonce: %w", err)
+	}
+	l.nonce = binary.LittleEndian.Uint64(b[:])
+	l.end.Store(uint64(f.End))
+	for _, s := range f.rewrite {
+		if err := l.writeAgain(s); err != nil {
+			return nil, fmt.Errorf("writing the tail of %s again: %w", s.seg.File.Name(), err)
+		}
+	}
+	if err := f.dir.Sync(); err != nil {
+		return nil, fmt.Errorf("syncing %s: %w", f.dir.Path(), err)
+	}
+	if f.CutSize > 0 {
+		if err := f.saveCut(); err != nil {
+			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
+		}
+	}
+	ready := make(map[uint32]*segment.Segment)
+	for n, s := range l.segments {
+		if n > f.End.Segment() {
+			ready[n] = s
+			delete(l.segments, n)
+		} else if n < f.End.Segment() {
+			l.ends[n] = s.Size
+		}
+	}
+	m, err := newMaker(l, f.dead, ready)
+	if err != nil {
+		return nil, err
+	}
+	l.maker = m
+	return l, nil
+}
+
+func (l *Log) writeAgain(s stretch) error {
+	const step = 1 << 20
+	b := make([]byte, min(step, s.to-s.from))
+	for off := s.from; off < s.to; {
+		n := min(int64(len(b)), s.to-off)
+		if _, err := s.seg.File.ReadAt(b[:n], off); err != nil {
+			return err
+		}
+		if err := l.write(s.seg, off, b[:n]); err != nil {
+			return err
+		}
+		off += n
+	}
+	return nil
+}
+
+func (l *Log) write(s *segment.Segment, off int64, bufs ...[]byte) error {
+	if !l.opt.NoSync {
+		return s.File.WriteDurable(off, bufs...)
+	}
+	for _, b := range bufs {
+		if _, err := s.File.WriteAt(b, off); err != nil {
+			return err
+		}
+		off += int64(len(b))
+	}
+	return nil
+}
+
+// saveCut copies a torn tail into a file of its own.
+func (f *Found) saveCut() error {
+	const most = 64 << 20
+	name := fmt.Sprintf("cut-%016x-%d", uint64(f.CutFrom), f.Last.Epoch)
+	file, err := f.dir.Create(name)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, min(f.CutSize, most))
+	_, err = f.segments[f.CutFrom.Segment()].File.ReadAt(b, f.CutFrom.Offset())
+	if err == nil {
+		_, err = file.WriteAt(b, 0)
+	}
+	err = errors.Join(err, file.Close())
+	if err != nil {
+		err = errors.Join(err, f.dir.Remove(name))
+	}
+	return err
+}
+
+// FrameMax is the length of the longest frame that the segments take.
+func (l *Log) FrameMax() int64 { return FrameMax(l.opt.SegmentSize, int64(l.dir.Block())) }
+
+// FrameMax is the length of the longest frame for segments of a size: what is left
+// beside the header and the Seal.
+func FrameMax(segmentSize, alignment int64) int64 { return segmentSize - 2*alignment }
+
+// End is the position behind the last frame that Append wrote, where it is durable.
+func (l *Log) End() segment.Pos { return segment.Pos(l.end.Load()) }
+
+// Last is the header of the last frame, for the appending goroutine.
+func (l *Log) Last() segment.FrameHeader { return l.last }
+
+// Appended is the number of bytes of frames appended since the log was resumed.
+func (l *Log) Appended() int64 { return l.bytes.Load() }
+
+// Draft is a frame to append. Table begins with FrameHeaderSize bytes of room for
+// the header; behind its length it has room to the next multiple of 512, and Body
+// to the next multiple of the alignment.
+type Draft struct {
+	Kind    segment.FrameKind
+	Records uint32
+	Table   []byte
+	Body    []byte
+	Lease   uint64
+}
+
+// Append writes a frame. nil: it is durable, and all before it. The frame's header is
+// returned. After disk.ErrNoSpace nothing has changed and Append may be called again
+// with the same draft: the same bytes go to the same place. After another error the log
+// must not be appended to any more.
+func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
+	a := int64(l.tail.Alignment)
+	size := segment.FrameSize(int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body)), uint32(a))
+	if l.off+size > l.tail.Size-a {
+		if err := l.rotate(size); err != nil {
+			return segment.FrameHeader{}, err
+		}
+	}
+	return l.put(d)
+}
+
+// put writes a frame at the end of the tail.
+func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
+	h := l.last
+	pos := segment.MakePos(l.tail.Number, l.off)
+	h = segment.FrameHeader{
+		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
+		Epoch: l.epoch, Nonce: l.nonce, Promise: l.End(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
+		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
+	}
+	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
+	h.Layout(l.tail.Alignment)
+	h.Encode(d.Table)
+	table := padded(d.Table, int64(h.BodyOff))
+	body := d.Body
+	if h.BodyLen == 0 {
+		table = padded(table, h.Len)
+	} else {
+		body = padded(body, h.Len-int64(h.BodyOff))
+	}
+	var err error
+	if len(body) > 0 {
+		err = l.write(l.tail, l.off, table, body)
+	} else {
+		err = l.write(l.tail, l.off, table)
+	}
+	if err != nil {
+		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
+	}
+	l.last, l.off, l.total = h, l.off+h.Len, h.Total
+	l.bytes.Add(h.Len)
+	l.end.Store(uint64(h.End()))
+	return h, nil
+}
+
+// padded extends b to n bytes with zeros, in place where it has the room.
+func padded(b []byte, n int64) []byte {
+	if int64(cap(b)) < n {
+		b = append(make([]byte, 0, n), b...)
+	}
+	pad := b[len(b):n]
+	clear(pad)
+	return b[:n]
+}
+
+// rotate seals the tail and goes on in its successor, which stands, synced, under
+// its final name before the Seal is written. The first frame of the successor is written
+// after the Seal is durable.
+func (l *Log) rotate(need int64) error {
+	if need > l.FrameMax() {
+		return fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", need, l.opt.SegmentSize)
+	}
+	next, err := l.maker.take(l.tail.Number + 1)
+	if err != nil {
+		return err
+	}
+	// A file that somebody cut short would swallow what is written behind its end
+	// when it is mapped, and a sync says nothing.
+	size, err := l.tail.File.Size()
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", l.tail.File.Name(), err)
+	}
+	if size != l.tail.Size {
+		return &segment.CorruptError{Segment: l.tail.Number, File: l.tail.File.Name(), Offset: size, Reason: "the file has changed its length under an open store"}
+	}
+	if l.sealBuf == nil {
+		l.sealBuf = make([]byte, segment.FrameHeaderSize+segment.SealSize, l.tail.Alignment)
+	}
+	segment.PutSeal(l.sealBuf[segment.FrameHeaderSize:], segment.FrameHeaderSize, next.Number, next.Salt)
+	if _, err := l.put(&Draft{Kind: segment.Seal, Records: 1, Table: l.sealBuf, Lease: l.last.Lease}); err != nil {
+		l.maker.putBack(next)
+		return err
+	}
+	l.mu.Lock()
+	l.ends[l.tail.Number] = l.off
+	l.segments[next.Number] = next
+	l.mu.Unlock()
+	l.tail, l.off = next, next.First()
+	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
+	return nil
+}
+
+// Acquire takes a reference to the segment with a number; the caller releases it.
+// To be called under the lock under which the position was read, so that the segment
+// can't have been recycled in between.
+func (l *Log) Acquire(number uint32) (*segment.Segment, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.segments[number]
+	if s == nil {
+		return nil, &segment.CorruptError{Segment: number, File: segment.Name(number), Reason: "is not in the log"}
+	}
+	s.Acquire()
+	return s, nil
+}
+
+// Info is a segment of the log.
+type Info struct {
+	Number  uint32
+	Size    int64
+	End     int64 // where its frames end; for the tail, so far
+	Sealed  bool
+	Readers int
+	Created int64
+}
+
+// Segments lists the segments of the log in order.
+func (l *Log) Segments() []Info {
+	end := l.End()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]Info, 0, len(l.segments))
+	for _, n := range slices.Sorted(maps.Keys(l.segments)) {
+		s := l.segments[n]
+		i := Info{Number: n, Size: s.Size, End: l.ends[n], Sealed: n < end.Segment(), Readers: s.References() - 1, Created: s.Created}
+		if !i.Sealed {
+			i.End = end.Offset()
+		}
+		list = append(list, i)
+	}
+	return list
+}
+
+// Files is how many files the log has, and their bytes: segments, ready and free
+// ones.
+func (l *Log) Files() (segments int, bytes int64) {
+	l.mu.Lock()
+	for _, s := range l.segments {
+		segments++
+		bytes += s.Size
+	}
+	l.mu.Unlock()
+	return segments, bytes + l.maker.bytes()
+}
+
+// Recycle takes dead segments out of the log. Their files get another life, or go, when
+// no reader holds them any more.
+func (l *Log) Recycle(dead []uint32) error {
+	var errs []error
+	for _, n := range dead {
+		l.mu.Lock()
+		s := l.segments[n]
+		if s == l.tail || n >= l.End().Segment() {
+			s = nil
+		}
+		if s != nil {
+			delete(l.segments, n)
+			delete(l.ends, n)
+		}
+		l.mu.Unlock()
+		if s != nil {
+			errs = append(errs, s.Retire(func() { l.maker.give(n) }))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var errReached = errors.New("reached")
+
+// Frames calls fn with each frame in [from, to), in order and without bodies. prev is
+// the header of the frame that ends at from, which is no Seal; both zero: from the
+// beginning. The frames must reach exactly to to, else it is segment.ErrCorrupt. It
+// reads what is durable and takes no lock while it does.
+func (l *Log) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	return frames(l.Acquire, from, to, prev, fn)
+}
+
+// Frames does what Log.Frames does, for a log that was found and not resumed.
+func (f *Found) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	return frames(f.Acquire, from, to, prev, fn)
+}
+
+// Acquire does what Log.Acquire does, for a log that was found and not resumed.
+func (f *Found) Acquire(number uint32) (*segment.Segment, error) {
+	s := f.segments[number]
+	if s == nil {
+		return nil, f.Need(number)
+	}
+	s.Acquire()
+	return s, nil
+}
+
+func frames(acquire func(uint32) (*segment.Segment, error), from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	number, off := max(from.Segment(), 1), from.Offset()
+	for at := from; at != to; number, off = number+1, 0 {
+		s, err := acquire(number)
+		if err != nil {
+			return err
+		}
+		stop, err := s.Scan(max(off, s.First()), prev, func(f *segment.Frame) error {
+			if f.Pos >= to {
+				at = f.Pos
+				return errReached
+			}
+			if err := fn(f); err != nil {
+				return err
+			}
+			if at = f.End(); at == to {
+				return errReached
+			}
+			return nil
+		})
+		if err2 := s.Release(); err2 != nil {
+			return err2
+		}
+		switch {
+		case at == to && (err == nil || err == errReached):
+			return nil
+		case err != nil && err != errReached:
+			return err
+		case stop.Err != nil:
+			return stop.Err
+		case !stop.Sealed:
+			return &segment.CorruptError{Segment: number, File: segment.Name(number), Offset: stop.Off,
+				Reason: fmt.Sprintf("the log should reach to %v", to)}
+		}
+		prev = stop.Last
+	}
+	return nil
+}
+
+// Close ends the background work and lets go of the segments; their mappings go
+// with the last reader.
+func (l *Log) Close() error {
+	errs := []error{l.maker.close()}
+	l.mu.Lock()
+	list := l.segments
+	l.segments = nil
+	l.mu.Unlock()
+	for _, s := range list {
+		errs = append(errs, s.Release())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,306 @@
+package journal
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// Prefixes of the names of files that may be removed at any opening.
+const (
+	freePrefix = "free-"
+	tempPrefix = "tmp-"
+)
+
+// errStopped: the log is closing.
+var errStopped = errors.New("log is closing")
+
+// maker has the next segment ready before the log needs it, so that a rotation costs
+// one small write. A dead segment is given another life: its blocks were written
+// before, so a durable write into them is data and nothing else, about half the cost
+// of blocks that were only allocated.
+type maker struct {
+	l *Log
+
+	mu    sync.Mutex
+	next  uint32 // to be made ready
+	ready map[uint32]*segment.Segment
+	dead  []uint32 // segment files waiting to be renamed
+	free  []string // files that may be written over
+	err   error    // of the last try to make next
+	stop  bool
+	moved *sync.Cond // ready, err or stop changed
+
+	wake chan struct{}
+	done chan struct{}
+}
+
+func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) (*maker, error) {
+	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, dead: dead, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	m.moved = sync.NewCond(&m.mu)
+	list, err := l.dir.List()
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", l.dir.Path(), err)
+	}
+	for _, f := range list {
+		if strings.HasPrefix(f.Name, freePrefix) || strings.HasPrefix(f.Name, tempPrefix) {
+			if err := l.dir.Remove(f.Name); err != nil {
+				return nil, fmt.Errorf("removing what a crash left: %w", err)
+			}
+		}
+	}
+	go m.run()
+	m.poke()
+	return m, nil
+}
+
+func (m *maker) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for the segment with a number. Where the file system is full it returns
+// disk.ErrNoSpace, and the next call tries again.
+func (m *maker) take(number uint32) (*segment.Segment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = nil
+	m.poke()
+	for {
+		if s := m.ready[number]; s != nil {
+			delete(m.ready, number)
+			m.next = number + 1
+			m.poke()
+			return s, nil
+		}
+		if m.stop {
+			return nil, errStopped
+		}
+		if m.err != nil {
+			return nil, fmt.Errorf("making %s: %w", segment.Name(number), m.err)
+		}
+		m.moved.Wait()
+	}
+}
+
+// putBack returns a segment that was taken and not used.
+func (m *maker) putBack(s *segment.Segment) {
+	m.mu.Lock()
+	m.ready[s.Number], m.next = s, s.Number
+	m.mu.Unlock()
+}
+
+// give takes the file of a dead segment.
+func (m *maker) give(number uint32) {
+	m.mu.Lock()
+	m.dead = append(m.dead, number)
+	m.mu.Unlock()
+	m.poke()
+}
+
+func (m *maker) bytes() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := int64(len(m.free)+len(m.dead)) * m.l.opt.SegmentSize
+	for _, s := range m.ready {
+		n += s.Size
+	}
+	return n
+}
+
+func (m *maker) close() error {
+	m.mu.Lock()
+	m.stop = true
+	m.moved.Broadcast()
+	m.mu.Unlock()
+	m.poke()
+	<-m.done
+	var errs []error
+	for _, s := range m.ready {
+		errs = append(errs, s.Release())
+	}
+	return errors.Join(errs...)
+}
+
+func (m *maker) run() {
+	defer close(m.done)
+	for range m.wake {
+		for {
+			m.mu.Lock()
+			stop, dead, number := m.stop, m.dead, m.next
+			m.dead = nil
+			missing := m.ready[number] == nil && m.err == nil
+			m.mu.Unlock()
+			if stop {
+				return
+			}
+			if len(dead) > 0 {
+				m.collect(dead)
+				continue
+			}
+			if !missing {
+				break
+			}
+			s, err := m.make(number)
+			m.mu.Lock()
+			m.err = err
+			if err == nil {
+				m.ready[number] = s
+			}
+			m.moved.Broadcast()
+			m.mu.Unlock()
+		}
+	}
+}
+
+// collect takes the final names off dead segments: kept for another life as far as
+// the pool goes, removed beyond it. A failure leaves a dead segment under its name,
+// which is harmless: it is known as dead at the next opening too.
+func (m *maker) collect(dead []uint32) {
+	var freed []string
+	for _, n := range dead {
+		m.mu.Lock()
+		keep := len(m.free)+len(freed) < m.l.opt.PoolMax
+		m.mu.Unlock()
+		name, to := segment.Name(n), fmt.Sprintf("%s%08x", freePrefix, n)
+		var err error
+		if keep {
+			if err = m.l.dir.Rename(name, to); err == nil {
+				freed = append(freed, to)
+			}
+		} else {
+			err = m.l.dir.Remove(name)
+		}
+		if err != nil {
+			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
+		}
+	}
+	if err := m.l.dir.Sync(); err != nil {
+		m.l.opt.Logger.Warn("names of dead segments may come back", "err", err)
+		return
+	}
+	m.mu.Lock()
+	m.free = append(m.free, freed...)
+	m.mu.Unlock()
+}
+
+// make makes the segment with a number, from a dead one if there is one. It gets its
+// final name when it is whole and synced, and is returned when that name is durable.
+func (m *maker) make(number uint32) (*segment.Segment, error) {
+	m.mu.Lock()
+	var from string
+	if n := len(m.free); n > 0 {
+		from, m.free = m.free[n-1], m.free[:n-1]
+	}
+	m.mu.Unlock()
+	if from != "" {
+		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
+		if err == nil {
+			return s, nil
+		}
+		if err := m.l.dir.Remove(from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("removing a segment that could not be recycled: %w", err)
+		}
+		m.l.opt.Logger.Info("a dead segment was not recycled but removed", "file", from, "err", err)
+	}
+	return makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt)
+}
+
+var errNotOurs = errors.New("of another size or shared with somebody, so it is not written over")
+
+// MakeFirst makes segment 1 of a new store.
+func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
+	s, err := makeSegment(dir, "", 1, uuid, opt)
+	if err != nil {
+		return err
+	}
+	return s.Release()
+}
+
+// makeSegment makes a segment from a file with a free name, or from nothing.
+func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options) (s *segment.Segment, err error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("drawing a salt: %w", err)
+	}
+	h := segment.Header{
+		Alignment: uint32(dir.Block()), Number: number, Salt: binary.LittleEndian.Uint64(b[:]),
+		Size: opt.SegmentSize, UUID: uuid, Created: opt.Now(),
+	}
+	fresh := from == ""
+	var f disk.File
+	if fresh {
+		from = fmt.Sprintf("%snew-%08x", freePrefix, number)
+		f, err = dir.Create(from)
+	} else {
+		f, err = dir.Open(from, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		err = fillNew(f, h.Size)
+	} else {
+		err = mayReuse(f, h.Size)
+	}
+	if err == nil {
+		_, err = f.WriteAt(h.Encode(), 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		if fresh {
+			err = errors.Join(err, dir.Remove(from))
+		}
+		return nil, err
+	}
+	if err := dir.Rename(from, segment.Name(number)); err != nil {
+		return nil, err
+	}
+	if err := dir.Sync(); err != nil {
+		return nil, err
+	}
+	return segment.OpenSegment(dir, number, uuid, true)
+}
+
+// mayReuse reports whether a file can be written over: all of it, and seen by
+// nobody else.
+func mayReuse(f disk.File, size int64) error {
+	n, err := f.Size()
+	if err != nil {
+		return err
+	}
+	own, err := f.Exclusive()
+	if err != nil {
+		return err
+	}
+	if n != size || !own {
+		return errNotOurs
+	}
+	return nil
+}
+
+// fillNew writes zeros over a new file once, so that no later write has to
+// convert an extent, which costs a journal commit each.
+func fillNew(f disk.File, size int64) error {
+	if err := f.Allocate(size); err != nil {
+		return err
+	}
+	zeros := make([]byte, min(size, 1<<20))
+	for off := int64(0); off < size; off += int64(len(zeros)) {
+		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,311 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// Start is where replay begins: behind a frame that a checkpoint covers, or, with
+// the zero value, at the beginning of the log.
+type Start struct {
+	Pos  segment.Pos
+	Last segment.FrameHeader // of the frame that ends at Pos
+}
+
+// Found is a log as Recover found it. Nothing was written yet.
+type Found struct {
+	End           segment.Pos         // where the next frame goes
+	Last          segment.FrameHeader // of the last frame that counts
+	Promise       segment.Pos         // the highest promise found
+	Replayed      int64               // frames
+	ReplayedBytes int64
+	CutFrom       segment.Pos // the torn tail, if CutBytes is not 0
+	CutSize       int64
+
+	dir      disk.Dir
+	uuid     [16]byte
+	segments map[uint32]*segment.Segment
+	dead     []uint32
+	rewrite  []stretch // replayed, but promised by nobody
+}
+
+type stretch struct {
+	seg      *segment.Segment
+	from, to int64
+}
+
+// held is a frame that was read and may still turn out to be torn.
+type held struct {
+	seg   *segment.Segment
+	frame segment.Frame
+}
+
+type recovery struct {
+	*Found
+	apply func(*segment.Frame) error
+	held  []held
+}
+
+// Recover reads the log from start to its end and hands its frames to apply, in
+// order, each exactly once and none that is cut. live says which segments before start
+// hold live messages; promise is the highest promise known from elsewhere. It writes nothing.
+//
+// Damage below the highest promise is segment.ErrCorrupt, a device that can't be
+// read its own error; see segment.Verdicts. With readOnly segments are opened for
+// reading.
+func Recover(dir disk.Dir, uuid [16]byte, start Start, live func(uint32) bool, promise segment.Pos, readOnly bool,
+	apply func(*segment.Frame) error) (*Found, error) {
+	r := &recovery{
+		Found: &Found{dir: dir, uuid: uuid, Promise: max(promise, start.Pos), Last: start.Last,
+			segments: make(map[uint32]*segment.Segment)},
+		apply: apply,
+	}
+	err := r.open(start, live, !readOnly)
+	if err == nil {
+		err = r.replay(start)
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r.Found, nil
+}
+
+// Close lets go of the segments of a log that is not resumed.
+func (f *Found) Close() error {
+	var errs []error
+	for _, s := range f.segments {
+		errs = append(errs, s.Release())
+	}
+	f.segments = nil
+	return errors.Join(errs...)
+}
+
+// open opens every segment that counts.
+func (r *recovery) open(start Start, live func(uint32) bool, write bool) error {
+	list, err := r.dir.List()
+	if err != nil {
+		return fmt.Errorf("listing %s: %w", r.dir.Path(), err)
+	}
+	first := max(start.Pos.Segment(), 1)
+	for _, f := range list {
+		n, ok := segment.ParseName(f.Name)
+		if !ok {
+			continue
+		}
+		if n < first && !live(n) {
+			r.dead = append(r.dead, n) // whatever is in it: such files come back after power cuts
+			continue
+		}
+		s, err := segment.OpenSegment(r.dir, n, r.uuid, write)
+		if err != nil {
+			return err
+		}
+		r.segments[n] = s
+	}
+	if r.segments[first] == nil {
+		return &segment.CorruptError{Segment: first, File: segment.Name(first), Reason: "the segment in which replay begins is missing"}
+	}
+	return nil
+}
+
+// Need reports a segment that should be there and is not.
+func (f *Found) Need(number uint32) error {
+	if f.segments[number] == nil {
+		return &segment.CorruptError{Segment: number, File: segment.Name(number), Reason: "a segment with live messages is missing"}
+	}
+	return nil
+}
+
+func (r *recovery) replay(start Start) error {
+	number, off, prev := start.Pos.Segment(), start.Pos.Offset(), start.Last
+	if start.Pos == 0 {
+		number = 1
+		off = r.segments[1].First()
+	} else {
+		if err := r.verifyStart(start); err != nil {
+			return err
+		}
+	}
+	for {
+		s := r.segments[number]
+		stop, err := s.Scan(off, prev, func(f *segment.Frame) error {
+			return r.frame(s, f)
+		})
+		if err != nil {
+			return fmt.Errorf("replaying %s: %w", segment.Name(number), err)
+		}
+		if stop.Sealed {
+			prev = stop.Last
+			if number, off, err = r.successor(number); err != nil {
+				return err
+			}
+			continue
+		}
+		return r.finish(s, stop)
+	}
+}
+
+// verifyStart checks that the frame a checkpoint ends with is the one in the log.
+func (r *recovery) verifyStart(start Start) error {
+	s, last := r.segments[start.Pos.Segment()], start.Last.Pos
+	if last.Segment() != s.Number || last.Offset() < s.First() || last.Offset() > s.Size-segment.FrameHeaderSize {
+		return r.corrupt(s, start.Pos, "the checkpoint's last frame is not in its segment")
+	}
+	b := make([]byte, segment.FrameHeaderSize)
+	if _, err := s.File.ReadAt(b, last.Offset()); err != nil {
+		return fmt.Errorf("reading the frame at %v: %w", last, err)
+	}
+	h, ok, err := segment.DecodeFrameHeader(&s.Header, last.Offset(), b)
+	if err != nil {
+		return err
+	}
+	if !ok || h.CRC != start.Last.CRC || h.End() != start.Pos || h.Kind == segment.Seal {
+		return r.corrupt(s, last, "the log does not hold the frame that the checkpoint ends with")
+	}
+	return nil
+}
+
+func (r *recovery) corrupt(s *segment.Segment, pos segment.Pos, reason string) error {
+	return &segment.CorruptError{Segment: s.Number, File: s.File.Name(), Offset: pos.Offset(), Reason: reason}
+}
+
+// successor is where the log goes on behind a Seal.
+func (r *recovery) successor(number uint32) (uint32, int64, error) {
+	next := r.segments[number+1]
+	if next == nil {
+		return 0, 0, &segment.CorruptError{Segment: number + 1, File: segment.Name(number + 1), Reason: "missing behind a sealed segment"}
+	}
+	return number + 1, next.First(), nil
+}
+
+// frame takes the next valid frame. It is applied when something promises it;
+// until then it may yet turn out to be torn.
+func (r *recovery) frame(s *segment.Segment, f *segment.Frame) error {
+	if f.Kind == segment.Seal {
+		if err := r.checkSeal(s, f); err != nil {
+			return err
+		}
+	}
+	r.held = append(r.held, held{s, *f})
+	if f.Promise > r.Promise {
+		r.Promise = f.Promise
+	}
+	return r.settle()
+}
+
+// checkSeal compares the successor with what the Seal names.
+func (r *recovery) checkSeal(s *segment.Segment, f *segment.Frame) error {
+	return f.ForEach(func(_ segment.Pos, rec segment.Record) error {
+		if rec.Kind() != segment.KindSeal {
+			return nil
+		}
+		number, salt := rec.Seal()
+		next := r.segments[s.Number+1]
+		if number != s.Number+1 || next != nil && next.Salt != salt {
+			return r.corrupt(s, f.Pos, "the Seal names another successor")
+		}
+		return nil
+	})
+}
+
+// settle applies what is promised by now.
+func (r *recovery) settle() error {
+	n := 0
+	for n < len(r.held) && r.held[n].frame.End() <= r.Promise {
+		if err := r.accept(&r.held[n]); err != nil {
+			return err
+		}
+		n++
+	}
+	if n > 0 {
+		r.held = slices.Delete(r.held, 0, n)
+	}
+	return nil
+}
+
+func (r *recovery) accept(h *held) error {
+	if err := r.apply(&h.frame); err != nil {
+		return err
+	}
+	r.Last = h.frame.FrameHeader
+	r.Replayed++
+	r.ReplayedBytes += h.frame.Len
+	return nil
+}
+
+// finish decides where the log ends, the chain having ended at stop.
+func (r *recovery) finish(s *segment.Segment, stop segment.Stop) error {
+	last, err := r.lookAhead(s, stop)
+	if err != nil {
+		return err
+	}
+	if err := r.settle(); err != nil {
+		return err
+	}
+	place := segment.MakePos(s.Number, stop.Off)
+	switch segment.Judge(stop.Finding, place < r.Promise) {
+	case segment.Corrupt:
+		return r.corrupt(s, place, fmt.Sprintf("no valid frame, yet the log was durable through %v", r.Promise))
+	case segment.Fail:
+		return fmt.Errorf("replaying %s at %d: %w", s.File.Name(), stop.Off, stop.Err)
+	}
+	r.End = place
+	for i := range r.held {
+		h := &r.held[i]
+		whole, err := h.seg.CheckBodies(&h.frame, nil)
+		if err != nil {
+			return err
+		}
+		if !whole && segment.Judge(segment.BodyBad, h.frame.Pos < r.Promise) == segment.Cut {
+			r.End = h.frame.Pos
+			last = max(last, r.held[len(r.held)-1].frame.End())
+			break
+		}
+		if err := r.accept(h); err != nil {
+			return err
+		}
+		from := h.frame.Pos.Offset()
+		r.rewrite = append(r.rewrite, stretch{h.seg, from, from + h.frame.Len})
+	}
+	r.held = nil
+	if last > r.End {
+		r.CutFrom = r.End
+		if last.Segment() == r.End.Segment() {
+			r.CutSize = int64(last - r.End)
+		} else {
+			r.CutSize = r.segments[r.End.Segment()].Size - r.End.Offset()
+		}
+	}
+	return nil
+}
+
+// lookAhead finds the promises that frames behind the end of the chain make, and
+// where the last frame of the epoch that was cut off ends.
+func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segment.Pos, err error) {
+	see := func(h *segment.FrameHeader) {
+		r.Promise = max(r.Promise, h.Promise)
+		if h.Epoch == stop.Last.Epoch && h.Nonce == stop.Last.Nonce {
+			last = max(last, h.End())
+		}
+	}
+	if stop.Finding == segment.Unreadable {
+		// What is behind may be readable, and what is here may be below a promise, but the
+		// verdict is the same: the device's error.
+		return 0, nil
+	}
+	if err := s.Headers(stop.Off, see); err != nil {
+		return 0, err
+	}
+	for n, later := range r.segments {
+		if n > s.Number {
+			if err := later.Headers(later.First(), see); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return last, nil
+}
