@@ -290,7 +290,7 @@ func (l *rcptList) wellFormed(room uint64) bool {
 	at += uint64(l.keyLen) + uint64(l.envLen)
 	for i := range l.rcpts {
 		e := l.r[l.fixed+i*rcptEntrySize:]
-		if int(le.Uint32(e)) >= l.queues {
+		if le.Uint32(e) >= uint32(l.queues) {
 			return false
 		}
 		at += uint64(le.Uint16(e[4:])) + uint64(le.Uint16(e[6:]))
