@@ -104,7 +104,7 @@
 //
 // A record with the moved flag is a copy of an Enqueue, Recipients or Chunk
 // record, byte for byte but for header and body offset; its last 8 bytes are the
-// position of the record it was copied from.
+// position, not 0, of the record it was copied from.
 //
 // Body offsets in records count from the frame's body offset. The CRC of a body
 // covers the message ID (8 bytes) and the body, that of a chunk the stream ID

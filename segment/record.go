@@ -15,7 +15,7 @@ const (
 	//
 	//	16 ID u64
 	//	24 enqueued at i64, expires at i64 (Unix ns; 0: never)
-	//	40 body length u64              of the whole body, chunks included
+	//	40 body length u64              with chunks the sum of theirs, else SizeMax at most
 	//	48 body offset u32, body CRC u32
 	//	56 priority i8, key length u8, zeros u16
 	//	60 envelope length u32
@@ -26,7 +26,7 @@ const (
 	//	80 recipients, 16 bytes each: queue u32 (index into the list below),
 	//	   address length u16, note length u16, not before i64
 	//	.. chunks, 16 bytes each: position u64, length u32, CRC u32
-	//	.. queue names, each a length u8 and its bytes
+	//	.. queue names, each a length u8, not 0, and its bytes
 	//	.. key, envelope, then address and note of each recipient
 	KindEnqueue Kind = 1
 	// KindSettle is outcomes for recipients of one message.
@@ -53,14 +53,14 @@ const (
 	KindRecipients Kind = 4
 	// KindQueue is the durable state of a queue.
 	//
-	//	16 mode u8, doubt policy u8, name length u16, zeros u32
+	//	16 mode u8, doubt policy u8, name length u16 (1 to 255), zeros u32
 	//	24 doubt delay i64 (ns)
 	//	32 name
 	KindQueue Kind = 5
 	// KindFlush makes what is deferred in a queue, and due later than at, due at.
 	//
 	//	16 at i64
-	//	24 name length u32
+	//	24 name length u32 (1 to 255)
 	//	28 name
 	KindFlush Kind = 6
 	// KindChunk is a piece of a body that is longer than one frame takes, or
@@ -203,14 +203,21 @@ func (r Record) wellFormed() bool {
 	if end < minLen[r.Kind()] {
 		return false
 	}
-	if r[1]&flagMoved != 0 && r.Kind() != KindEnqueue && r.Kind() != KindRecipients && r.Kind() != KindChunk {
-		return false
+	if r[1]&flagMoved != 0 {
+		switch r.Kind() {
+		case KindEnqueue, KindRecipients, KindChunk:
+		default:
+			return false
+		}
+		if r.MovedFrom() == 0 {
+			return false // it would be taken for an original
+		}
 	}
 	room := uint64(end)
 	switch r.Kind() {
 	case KindEnqueue, KindRecipients:
 		l := r.list()
-		return l.wellFormed(room)
+		return l.wellFormed(room) && (r.Kind() != KindEnqueue || l.holdsBody(le.Uint64(r[40:])))
 	case KindSettle:
 		n := uint64(le.Uint32(r[32:]))
 		need := 40 + n*settleEntrySize
@@ -230,9 +237,14 @@ func (r Record) wellFormed() bool {
 	case KindAttempt:
 		return le.Uint32(r[28:]) > 0 && uint64(le.Uint32(r[24:]))+uint64(le.Uint32(r[28:])) <= RecipientsMax
 	case KindQueue:
-		return 32+uint64(le.Uint16(r[18:])) <= room
+		n := uint64(le.Uint16(r[18:]))
+		return n > 0 && n <= mailq.QueueNameMax && 32+n <= room
 	case KindFlush:
-		return 28+uint64(le.Uint32(r[24:])) <= room
+		n := uint64(le.Uint32(r[24:]))
+		return n > 0 && n <= mailq.QueueNameMax && 28+n <= room
+	case KindSeal:
+		n := le.Uint64(r[16:])
+		return n > 0 && n <= NumberMax
 	}
 	return true
 }
@@ -282,7 +294,7 @@ func (l *rcptList) wellFormed(room uint64) bool {
 	}
 	at := uint64(l.namesAt)
 	for range l.queues {
-		if at >= room {
+		if at >= room || l.r[at] == 0 {
 			return false
 		}
 		at += 1 + uint64(l.r[at])
@@ -302,6 +314,19 @@ func (l *rcptList) wellFormed(room uint64) bool {
 		return false
 	}
 	return at <= room
+}
+
+// holdsBody reports whether a body can be so long: as long as its chunks, or, in
+// one piece, no longer than a segment.
+func (l *rcptList) holdsBody(length uint64) bool {
+	if l.chunks == 0 {
+		return length <= SizeMax
+	}
+	var sum uint64
+	for i := range l.chunks {
+		sum += uint64(l.Chunk(i).Len)
+	}
+	return sum == length
 }
 
 // EnqueueRecord is a view of a KindEnqueue record.
