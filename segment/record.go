@@ -350,12 +350,11 @@ func (r Record) Enqueue() EnqueueRecord {
 	}
 }
 
-// BodyOff is the offset of the body in the body area of the frame.
+// BodyOff is the offset of the bytes that the record owns in the body area of its
+// frame, 0 if it owns none.
 func (r Record) BodyOff() int64 {
-	if r.Kind() == KindChunk {
-		return int64(le.Uint32(r[32:]))
-	}
-	return int64(le.Uint32(r[48:]))
+	e, _ := r.body()
+	return e.off
 }
 
 // RecipientsRecord is a view of a KindRecipients record.
@@ -522,11 +521,13 @@ type bodyExtent struct {
 	crc      uint32
 }
 
+// within reports whether the extent lies in a body area of that length.
+func (e bodyExtent) within(length int64) bool {
+	return e.off >= 0 && e.len >= 0 && e.off <= length && e.len <= length-e.off
+}
+
 func (e bodyExtent) matches(body []byte) bool {
-	if e.off < 0 || e.len < 0 || e.off > int64(len(body)) || e.len > int64(len(body))-e.off {
-		return false
-	}
-	return BodyCRC(e.id, body[e.off:e.off+e.len]) == e.crc
+	return e.within(int64(len(body))) && BodyCRC(e.id, body[e.off:e.off+e.len]) == e.crc
 }
 
 // body is the extent in the frame's body area that the record owns, if it owns
@@ -538,10 +539,10 @@ func (r Record) body() (bodyExtent, bool) {
 		if e.chunks > 0 {
 			return bodyExtent{}, false
 		}
-		return bodyExtent{r.ID(), r.BodyOff(), e.BodyLen, e.BodyCRC}, true
+		return bodyExtent{r.ID(), int64(le.Uint32(r[48:])), e.BodyLen, e.BodyCRC}, true
 	case KindChunk:
 		_, n, crc := r.Chunk()
-		return bodyExtent{r.ID(), r.BodyOff(), int64(n), crc}, true
+		return bodyExtent{r.ID(), int64(le.Uint32(r[32:])), int64(n), crc}, true
 	}
 	return bodyExtent{}, false
 }

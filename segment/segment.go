@@ -147,9 +147,9 @@ func (s *Segment) corrupt(off int64, reason string) error {
 	return &CorruptError{Segment: s.Number, File: s.File.Name(), Offset: off, Reason: reason}
 }
 
-// Record reads one record and the place of its bytes in the body area, without
-// the rest of its frame: what is found there is checked against its CRC, the
-// header of its frame and the ID.
+// Record reads one record that a message holds (Enqueue, Recipients, Chunk) and the
+// place of its bytes in the file, without the rest of its frame: what is found
+// there is checked against its CRC, the header of its frame and the ID.
 func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error) {
 	m, err := s.Map()
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error)
 	}
 	err = disk.Guard(m, func() error {
 		b := m.Bytes()
-		if off < 0 || off+RecordHeaderSize > int64(len(b)) {
+		if off < 0 || off > int64(len(b))-RecordHeaderSize {
 			return s.corrupt(off, "no record fits here")
 		}
 		if err := m.Populate(off, RecordHeaderSize); err != nil {
@@ -167,7 +167,7 @@ func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error)
 		if n < RecordHeaderSize || n > int64(len(b))-off {
 			return s.corrupt(off, "record length out of range")
 		}
-		if n > AlignmentMin {
+		if off%AlignmentMin+n > AlignmentMin { // it goes on in the next page
 			if err := m.Populate(off, n); err != nil {
 				return err
 			}
@@ -176,25 +176,31 @@ func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error)
 		if err != nil {
 			return fmt.Errorf("%s: record at %d: %w", s.File.Name(), off, err)
 		}
-		if !ok || rec.ID() != id {
+		if !ok {
 			return s.corrupt(off, "record fails its checksum")
+		}
+		if k := rec.Kind(); k != KindEnqueue && k != KindRecipients && k != KindChunk || rec.ID() != id {
+			return s.corrupt(off, "a record of something else")
 		}
 		at := off - rec.Back()
 		if at < 0 {
 			return s.corrupt(off, "record points before the segment")
 		}
-		if err := m.Populate(at, FrameHeaderSize); err != nil {
+		if err := m.Populate(at, min(FrameHeaderSize, int64(len(b))-at)); err != nil {
 			return err
 		}
 		h, ok, err := DecodeFrameHeader(&s.Header, at, b[at:])
 		if err != nil {
 			return err
 		}
-		own := rec.BodyLen()
-		if !ok || own > h.BodyLen || rec.BodyOff() > h.BodyLen-own {
+		if !ok {
 			return s.corrupt(at, "frame header fails its checksum")
 		}
-		r, body = rec, at+int64(h.BodyOff)+rec.BodyOff()
+		own, _ := rec.body()
+		if rec.Back() < FrameHeaderSize || rec.Back()+n > FrameHeaderSize+int64(h.TableLen) || !own.within(h.BodyLen) {
+			return s.corrupt(off, "record or its body lies outside its frame")
+		}
+		r, body = rec, at+int64(h.BodyOff)+own.off
 		return nil
 	})
 	if err != nil {
