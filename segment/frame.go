@@ -99,7 +99,7 @@ func (h *FrameHeader) Encode(b []byte) {
 
 // DecodeFrameHeader reads the frame header at offset off of a segment, from the
 // bytes that stand there. ok is false where no valid header of this place
-// stands. A valid header of an unknown kind is ErrVersion.
+// stands. A valid header of an unknown kind is ErrVersion, and returned.
 func DecodeFrameHeader(seg *Header, off int64, b []byte) (h FrameHeader, ok bool, err error) {
 	if len(b) < FrameHeaderSize {
 		return h, false, nil
@@ -135,14 +135,14 @@ func DecodeFrameHeader(seg *Header, off int64, b []byte) (h FrameHeader, ok bool
 	if h.Pos != MakePos(seg.Number, off) {
 		return FrameHeader{}, false, nil
 	}
-	if b[9] != 0 || h.Kind < Data || h.Kind > Open {
-		return h, false, fmt.Errorf("frame at %v: kind %d, flags %#x: %w", h.Pos, b[8], b[9], ErrVersion)
-	}
 	room := uint64(seg.Size - off)
 	if frameLen > room || frameLen%uint64(seg.Alignment) != 0 || bodyLen > frameLen ||
 		uint64(h.BodyOff)+bodyLen > frameLen || FrameHeaderSize+uint64(h.TableLen) > uint64(h.BodyOff) ||
 		frameLen == 0 || h.TableLen > TableMax || h.TableLen%8 != 0 || uint64(h.Records)*RecordHeaderSize > uint64(h.TableLen) {
 		return FrameHeader{}, false, nil
+	}
+	if b[9] != 0 || h.Kind < Data || h.Kind > Open {
+		return h, false, fmt.Errorf("frame at %v: kind %d, flags %#x: %w", h.Pos, b[8], b[9], ErrVersion)
 	}
 	return h, true, nil
 }

@@ -121,8 +121,8 @@ func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop
 }
 
 // Headers calls fn with every valid frame header at or behind an offset, chained
-// or not: for promises made behind the place where the chain ends. An unreadable
-// block ends it with the device's error.
+// or not, of a known kind or not: for promises made behind the place where the chain
+// ends. An unreadable block ends it with the device's error.
 func (s *Segment) Headers(off int64, fn func(*FrameHeader)) error {
 	m, err := s.Map()
 	if err != nil {
@@ -135,7 +135,7 @@ func (s *Segment) Headers(off int64, fn func(*FrameHeader)) error {
 			if err != nil {
 				return err
 			}
-			if h, ok, _ := DecodeFrameHeader(&s.Header, off, b); ok {
+			if h, ok, err := DecodeFrameHeader(&s.Header, off, b); ok || err != nil {
 				fn(&h)
 			}
 		}
