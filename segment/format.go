@@ -83,7 +83,9 @@
 // valid behind another if and only if its header is, its previous field is the
 // CRC of the other's header, its epoch and nonce are the other's or its kind is
 // Open and its epoch is higher, its table CRC matches and the table parses as
-// so many records. It is whole if each body in it also matches its CRC.
+// so many records, whose bodies lie in its body area. It is whole if each body in it
+// also matches its CRC. A table that matches its CRC was written whole: if it does
+// not parse, it was not torn, and the log does not end there but is refused.
 //
 // The salt keeps what stood in the file in an earlier life, and what a sender
 // put into a body, from being taken for a frame. The previous field and the

@@ -172,40 +172,52 @@ type Frame struct {
 }
 
 // NewFrame cuts the frame with this header out of the bytes that begin where it
-// does, and checks table and records, not bodies. ok is false if the table is
-// not valid; an unknown kind of record in a valid table is ErrVersion.
+// does, and checks table and records, not bodies. ok is false if the table does not
+// match its checksum. One that does was written whole, so what does not parse in it
+// was not torn: an unknown kind of record is ErrVersion, anything else a *CorruptError.
 func NewFrame(h FrameHeader, b []byte) (f Frame, ok bool, err error) {
-	if int64(len(b)) < FrameHeaderSize+int64(h.TableLen) {
+	if int64(len(b)) < FrameHeaderSize+int64(h.TableLen) || h.BodyLen < 0 {
 		return f, false, nil
 	}
 	f = Frame{FrameHeader: h, Table: b[FrameHeaderSize : FrameHeaderSize+int64(h.TableLen)]}
-	if int64(len(b)) >= int64(h.BodyOff)+h.BodyLen {
-		f.Body = b[h.BodyOff : int64(h.BodyOff)+h.BodyLen]
+	if off := int64(h.BodyOff); off <= int64(len(b)) && h.BodyLen <= int64(len(b))-off {
+		f.Body = b[off : off+h.BodyLen]
 	}
 	if TableSum(h.Salt, h.Pos, f.Table) != h.TableCRC {
 		return f, false, nil
 	}
-	n := uint32(0)
+	n, off := uint32(0), int64(FrameHeaderSize)
 	for rest := f.Table; len(rest) > 0; n++ {
 		r, err := decodeRecord(rest)
 		if err != nil {
 			return f, false, fmt.Errorf("record %d of the frame at %v: %w", n, h.Pos, err)
 		}
 		if r == nil {
-			return f, false, nil
+			return f, false, f.corrupt(off, "not a record, in a table that matches its checksum")
 		}
-		rest = rest[len(r):]
+		if e, _ := r.body(); !e.within(h.BodyLen) {
+			return f, false, f.corrupt(off, "the body of the record lies outside its frame")
+		}
+		rest, off = rest[len(r):], off+int64(len(r))
 	}
-	return f, n == h.Records, nil
+	if n != h.Records {
+		return f, false, f.corrupt(0, fmt.Sprintf("%d records where the header says %d", n, h.Records))
+	}
+	return f, true, nil
 }
 
-// Records calls fn with each record of the frame and its position, until it
+func (f *Frame) corrupt(off int64, reason string) error {
+	n := f.Pos.Segment()
+	return &CorruptError{Segment: n, File: Name(n), Offset: f.Pos.Offset() + off, Reason: reason}
+}
+
+// ForEach calls fn with each record of the frame and its position, until it
 // returns an error.
 func (f *Frame) ForEach(fn func(Pos, Record) error) error {
 	off := int64(FrameHeaderSize)
 	for rest := f.Table; len(rest) > 0; {
 		n := le.Uint32(rest[4:])
-		if err := fn(f.Pos+Pos(off), Record(rest[:n])); err != nil {
+		if err := fn(f.Pos+Pos(off), Record(rest[:n:n])); err != nil {
 			return err
 		}
 		rest, off = rest[n:], off+int64(n)

@@ -46,7 +46,8 @@ func (w *window) at(off, n int64) ([]byte, error) {
 
 // frame reads header and table of the frame at off. The finding is Whole if both
 // are valid (bodies are not looked at), FrameBad, or Unreadable with the error
-// of the device; ErrVersion comes as an error with FrameBad.
+// of the device. A valid frame that can't be understood (see NewFrame) comes as an
+// error with FrameBad.
 func (w *window) frame(off int64) (Frame, Finding, error) {
 	if off+FrameHeaderSize > w.seg.Size {
 		return Frame{}, FrameBad, nil
@@ -82,7 +83,8 @@ type Stop struct {
 
 // Scan reads the frames from an offset on, each chained to the one before, and
 // hands them to fn without their bodies. It ends behind a Seal, at the first place
-// where no valid frame stands, or with the error of fn. ErrVersion is an error.
+// where no valid frame stands, or with the error of fn. A chained frame that was
+// written whole and can't be understood is an error: ErrVersion or ErrCorrupt.
 func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
 	stop := Stop{Off: off, Last: prev}
 	m, err := s.Map()
@@ -99,7 +101,7 @@ func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop
 			}
 			follows := f.Len > 0 && f.Follows(&stop.Last)
 			if err != nil && follows {
-				return err // a version question only if the frame belongs to this log
+				return err // only if the frame belongs to this log
 			}
 			if finding != Whole || !follows {
 				stop.Finding, stop.Torn = FrameBad, follows
