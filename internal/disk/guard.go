@@ -14,6 +14,7 @@ import (
 //
 // It holds for the goroutine that calls it alone, not for those that f starts.
 func Guard(m Mapping, f func() error) (err error) {
+	mem := m.Bytes()
 	old := debug.SetPanicOnFault(true)
 	defer func() {
 		debug.SetPanicOnFault(old)
@@ -25,10 +26,10 @@ func Guard(m Mapping, f func() error) (err error) {
 			error
 			Addr() uintptr
 		})
-		if !ok || !within(m.Bytes(), fault.Addr()) {
+		if !ok || !within(mem, fault.Addr()) {
 			panic(r)
 		}
-		off := fault.Addr() - uintptr(unsafe.Pointer(unsafe.SliceData(m.Bytes())))
+		off := fault.Addr() - uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 		err = fmt.Errorf("%w: at offset %d: %w", ErrFault, off, error(fault))
 	}()
 	return f()

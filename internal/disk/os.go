@@ -91,10 +91,16 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (o *osFile) WriteDurable(off int64, bufs ...[]byte) error {
+	if off < 0 { // to pwritev2, -1 is the file's position
+		return o.err("write durably", fs.ErrInvalid)
+	}
 	return o.err("write durably", writeDurable(o.f, off, bufs))
 }
 
 func (o *osFile) ReadUncached(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, o.err("read uncached", fs.ErrInvalid)
+	}
 	n, err := readUncached(o.f, p, off)
 	if err != nil && err != io.EOF {
 		err = o.err("read uncached", err)

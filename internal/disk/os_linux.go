@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -88,35 +89,39 @@ const directAlign = 4096
 // readUncached reads through a second descriptor with O_DIRECT: dropping the
 // pages instead does nothing while the file is mapped.
 func readUncached(f *os.File, p []byte, off int64) (int, error) {
-	var d *os.File
+	var direct int
 	err := withFd(f, func(fd int) (err error) {
-		d, err = os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_DIRECT, 0)
+		direct, err = unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 		return err
 	})
-	if err != nil {
-		return readDropped(f, p, off)
+	if errors.Is(err, fs.ErrClosed) {
+		return 0, err
 	}
-	defer d.Close()
+	if err != nil {
+		return readDropped(f, p, off) // no O_DIRECT on this file system, or no /proc
+	}
+	defer unix.Close(direct)
 	buf := alignedBuffer(int(min(int64(len(p))+2*directAlign, 1<<20)))
 	done := 0
 	for done < len(p) {
 		at := off + int64(done)
 		skip := int(at % directAlign)
 		want := min((skip+len(p)-done+directAlign-1)/directAlign*directAlign, len(buf))
-		n, err := d.ReadAt(buf[:want], at-int64(skip))
-		if errors.Is(err, unix.EINVAL) {
+		n := 0
+		err := retry(func() (err error) {
+			n, err = unix.Pread(direct, buf[:want], at-int64(skip))
+			return err
+		})
+		if err == unix.EINVAL { // it asks for more than directAlign
 			return readDropped(f, p, off)
 		}
-		if err != nil && err != io.EOF {
+		if err != nil {
 			return done, err
 		}
 		if n <= skip {
 			return done, io.EOF
 		}
 		done += copy(p[done:], buf[skip:n])
-		if err == io.EOF && done < len(p) {
-			return done, io.EOF
-		}
 	}
 	return done, nil
 }
