@@ -57,6 +57,7 @@ const (
 
 	msgExtents = 1 << 0 // holds more of the log than the record at Loc: see Table.extents
 	msgKeyed   = 1 << 1
+	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
 )
 
 // Extent is a piece of the log that a message holds beside the record at Loc.
@@ -293,6 +294,7 @@ func (t *Table) drop(slot uint32) {
 	if m.flags&msgExtents != 0 {
 		delete(t.extents, m.ID)
 	}
+	m.flags |= msgDead
 	t.collect(slot)
 }
 
@@ -306,7 +308,7 @@ func (t *Table) Ref(slot uint32) {
 	}
 }
 
-// Unref says that a Ref was dropped.
+// Unref says that a Ref was dropped. An Observer may call it.
 func (t *Table) Unref(slot uint32) {
 	if m := t.Msg(slot); m.multi != 0 {
 		t.multis[m.multi-1].refs--
@@ -319,7 +321,7 @@ func (t *Table) Unref(slot uint32) {
 // collect frees the slot of a dead message that nothing names any more.
 func (t *Table) collect(slot uint32) {
 	m := t.Msg(slot)
-	if m.Live > 0 || m.refs > 0 || m.multi != 0 && t.multis[m.multi-1].refs > 0 {
+	if m.flags&msgDead == 0 || m.refs > 0 || m.multi != 0 && t.multis[m.multi-1].refs > 0 {
 		return
 	}
 	if m.multi != 0 {
