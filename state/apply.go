@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -144,7 +145,8 @@ func (t *Table) setExtents(m *Message, x []Extent) {
 
 func (t *Table) grow(m *Message, weight int64) {
 	t.Counts.Weight -= m.Bytes()
-	m.Weight += uint32((weight + weightUnit - 1) / weightUnit)
+	units := int64(m.Weight) + (weight+weightUnit-1)/weightUnit
+	m.Weight = uint32(min(units, math.MaxUint32))
 	t.Counts.Weight += m.Bytes()
 }
 
@@ -296,9 +298,14 @@ func (t *Table) holderOf(pos segment.Pos) (uint32, bool) {
 	return 0, false
 }
 
+// seconds is a time in Unix seconds, rounded up. 0 means never and stays 0; what is
+// before 1970 was over long ago.
 func seconds(ns int64) uint32 {
-	if ns <= 0 {
+	switch {
+	case ns == 0:
 		return 0
+	case ns < 0:
+		return 1
 	}
-	return uint32(min((ns+1e9-1)/1e9, 1<<32-1))
+	return uint32(min((ns-1)/1e9+1, math.MaxUint32))
 }
