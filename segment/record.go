@@ -324,7 +324,11 @@ func (l *rcptList) holdsBody(length uint64) bool {
 	}
 	var sum uint64
 	for i := range l.chunks {
-		sum += uint64(l.Chunk(i).Len)
+		n := uint64(l.Chunk(i).Len)
+		if n > SizeMax {
+			return false
+		}
+		sum += n
 	}
 	return sum == length
 }
