@@ -22,7 +22,7 @@ const fib = 0x9E3779B97F4A7C15
 
 func split(id uint64) (sh int, home uint64) {
 	h := (id >> 3) * fib
-	return int(h >> 56), (h>>16)<<3 | id&7
+	return int(h >> 56), (h>>32)<<3 | id&7
 }
 
 func (x *index) find(t *Table, id uint64) (uint32, bool) {
