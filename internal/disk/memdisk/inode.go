@@ -133,8 +133,11 @@ func (ino *inode) copyPage(i int) *page {
 
 // cached is page i as the cache has it.
 func (ino *inode) cached(i int) *page {
-	if ino.cache != nil {
+	if ino.cache != nil && i*PageSize < len(ino.cache) {
 		return ino.copyPage(i)
+	}
+	if ino.cache != nil {
+		return &zeroPage // cut off, and dirty for that
 	}
 	if p := ino.over[i]; p != nil {
 		return p
