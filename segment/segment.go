@@ -151,6 +151,15 @@ func (s *Segment) corrupt(off int64, reason string) error {
 // place of its bytes in the file, without the rest of its frame: what is found
 // there is checked against its CRC, the header of its frame and the ID.
 func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error) {
+	return s.record(off, func(r Record) bool { return r.ID() == id && (r.Kind() == KindEnqueue || r.Kind() == KindRecipients) })
+}
+
+// AnyRecord is Record for a kind of record whose ID is not known.
+func (s *Segment) AnyRecord(off int64, k Kind) (r Record, body int64, err error) {
+	return s.record(off, func(r Record) bool { return r.Kind() == k })
+}
+
+func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int64, err error) {
 	m, err := s.Map()
 	if err != nil {
 		return nil, 0, err
@@ -179,7 +188,7 @@ func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error)
 		if !ok {
 			return s.corrupt(off, "record fails its checksum")
 		}
-		if k := rec.Kind(); k != KindEnqueue && k != KindRecipients && k != KindChunk || rec.ID() != id {
+		if !match(rec) {
 			return s.corrupt(off, "a record of something else")
 		}
 		at := off - rec.Back()

@@ -173,6 +173,9 @@ func (t *Table) Messages() int { return t.messages }
 // Msg is the message in a slot.
 func (t *Table) Msg(slot uint32) *Message { return &t.slab[slot/slabSize][slot%slabSize] }
 
+// Slots is one more than the highest slot.
+func (t *Table) Slots() uint32 { return uint32(len(t.slab) * slabSize) }
+
 // Find looks a message up.
 func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(t, id) }
 
@@ -372,12 +375,13 @@ func (t *Table) ForgetQueue(q uint32) {
 	}
 }
 
-// ForEach calls fn with the slot of each message, in no order.
+// ForEach calls fn with the slot of each message, in the order of slots: that of IDs
+// where a checkpoint was loaded and nothing died since.
 func (t *Table) ForEach(fn func(slot uint32)) {
-	for i := range t.index.shards {
-		for _, v := range t.index.shards[i].slots {
-			if v != 0 {
-				fn(v - 1)
+	for i, chunk := range t.slab {
+		for j := range chunk {
+			if chunk[j].Live > 0 {
+				fn(uint32(i*slabSize + j))
 			}
 		}
 	}

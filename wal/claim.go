@@ -1,0 +1,387 @@
+package wal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// slotState is where a recipient of a claim stands.
+type slotState uint8
+
+const (
+	slotOpen     slotState = iota
+	slotSettling           // an outcome is under way
+	slotDone               // settled or released
+	slotLost               // somebody else marked it used
+)
+
+// claimRcpt is a recipient in a claim.
+type claimRcpt struct {
+	index   uint32
+	st      slotState
+	started bool
+	noted   bool // its Attempt record is in a group
+}
+
+// claim is a delivery in somebody's hands. Its fields are under Store.mu.
+type claim struct {
+	s     *Store
+	c     *consumer
+	q     *queue
+	group string
+	slot  uint32 // of the message; a Ref for each recipient not done keeps it
+	id    uint64
+	rcpts []claimRcpt // by index
+	open  int         // not done and not lost
+	runs  []claimRun
+	body  *body
+
+	loc     segment.Pos
+	extents []state.Extent
+	pins    []*segment.Segment
+	durable bool // every start of it is durable
+
+	ctxMu  sync.Mutex
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	over   bool
+}
+
+// claimRun is a run of recipients in the claim table.
+type claimRun struct{ slot, first, count uint32 }
+
+func (c *claim) find(index int) int {
+	pos, ok := slices.BinarySearchFunc(c.rcpts, uint32(index), func(r claimRcpt, i uint32) int { return int(r.index) - int(i) })
+	if !ok {
+		return -1
+	}
+	return pos
+}
+
+// start marks recipients as started, in the claim table and for an Attempt record.
+// Store.mu is held.
+func (c *claim) start(which func(*claimRcpt) bool) {
+	any := false
+	for i := range c.rcpts {
+		if r := &c.rcpts[i]; r.st == slotOpen && !r.started && which(r) {
+			r.started, any = true, true
+		}
+	}
+	if !any {
+		return
+	}
+	c.writeRuns()
+	c.durable = false
+	if len(c.s.attempts) == 0 {
+		c.s.poke()
+	}
+	c.s.attempts = append(c.s.attempts, c)
+}
+
+// writeRuns brings the claim table up to date: the new runs first, then the old ones
+// go, so that at no instant a started recipient is missing.
+func (c *claim) writeRuns() {
+	old := c.runs
+	c.runs = nil
+	ok := true
+	c.eachRun(func(r *claimRcpt) bool { return r.started }, func(first, count uint32) {
+		var slot uint32
+		if ok {
+			slot, ok = c.s.claims.put(run{id: c.id, first: first, count: count, pos: c.s.table.Applied})
+		}
+		if ok {
+			c.runs = append(c.runs, claimRun{slot, first, count})
+		}
+	})
+	if !ok {
+		// No free slot for a smaller run: the old ones name more than is out. What
+		// was settled in them is told by the log.
+		c.runs = append(c.runs, old...)
+		return
+	}
+	for _, r := range old {
+		c.s.claims.clear(r.slot)
+	}
+}
+
+// eachRun calls fn with the runs of recipients that are not done and match.
+func (c *claim) eachRun(match func(*claimRcpt) bool, fn func(first, count uint32)) {
+	for i := 0; i < len(c.rcpts); {
+		in := func(r *claimRcpt) bool { return r.st <= slotSettling && match(r) }
+		if !in(&c.rcpts[i]) {
+			i++
+			continue
+		}
+		j := i + 1
+		for j < len(c.rcpts) && in(&c.rcpts[j]) && c.rcpts[j].index == c.rcpts[j-1].index+1 {
+			j++
+		}
+		fn(c.rcpts[i].index, uint32(j-i))
+		i = j
+	}
+}
+
+// noteAttempt writes Attempt records for what was started and is open into a group. It
+// reports whether the claim wants nothing more.
+func (c *claim) noteAttempt(g *group) bool {
+	wants := func(r *claimRcpt) bool { return r.started && !r.noted && r.st == slotOpen }
+	n := 0
+	c.eachRun(wants, func(uint32, uint32) { n++ })
+	if n == 0 {
+		return true
+	}
+	if len(g.table)+n*segment.AttemptSize+segment.AlignmentMin > cap(g.table) {
+		return false
+	}
+	c.eachRun(wants, func(first, count uint32) {
+		at := len(g.table)
+		g.table = g.table[:at+segment.AttemptSize]
+		segment.PutAttempt(g.table[at:], int64(at), c.id, int(first), int(count))
+		g.records++
+	})
+	for i := range c.rcpts {
+		if wants(&c.rcpts[i]) {
+			c.rcpts[i].noted = true
+		}
+	}
+	g.attempts = append(g.attempts, c)
+	return true
+}
+
+// afterAttempts tells those who wait that their attempts are durable.
+func (s *Store) afterAttempts(g *group) {
+	for _, c := range g.attempts {
+		c.durable = true
+		for i := range c.rcpts {
+			if r := &c.rcpts[i]; r.started && !r.noted && r.st == slotOpen {
+				c.durable = false // started after the group was taken
+			}
+		}
+	}
+	if s.starting > 0 && len(g.attempts) > 0 {
+		s.roomy.Broadcast()
+	}
+}
+
+// waitStarted waits until the starts of a claim are durable. Store.mu is held.
+func (s *Store) waitStarted(ctx context.Context, c *claim) error {
+	s.starting++
+	defer func() { s.starting-- }()
+	for !c.durable && c.open > 0 {
+		if err := s.gate(true); err != nil {
+			return err
+		}
+		if err := s.waitRoom(ctx); err != nil {
+			return unknown(ctx)
+		}
+	}
+	return nil
+}
+
+// Start implements mailq.Claim.
+func (c *claim) Start(ctx context.Context, recipients []int) error {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.gate(true); err != nil {
+		return err
+	}
+	for _, i := range recipients {
+		pos := c.find(i)
+		if pos < 0 {
+			return fmt.Errorf("recipient %d: %w", i, ErrNotFound)
+		}
+		if err := c.rcpts[pos].err(); err != nil {
+			return fmt.Errorf("recipient %d: %w", i, err)
+		}
+	}
+	if c.open == 0 {
+		return ErrSettled
+	}
+	if len(s.claims.free) < len(c.rcpts) {
+		return fmt.Errorf("%d deliveries under way, the claim table takes no more: %w", claimSlots, ErrFull)
+	}
+	c.start(func(r *claimRcpt) bool { return len(recipients) == 0 || slices.Contains(recipients, int(r.index)) })
+	if err := s.claims.failed(); err != nil {
+		return err
+	}
+	if s.opt.DurableStart {
+		return s.waitStarted(ctx, c)
+	}
+	return nil
+}
+
+func (r *claimRcpt) err() error {
+	switch r.st {
+	case slotOpen:
+		return nil
+	case slotLost:
+		return ErrUsed
+	}
+	return ErrSettled
+}
+
+// Settle implements mailq.Claim.
+func (c *claim) Settle(ctx context.Context, outcomes []Outcome) error {
+	t := c.s.ticket(ctx)
+	t.oneSettle[0] = Settlement{Delivery: mailq.NewDelivery(Delivery{}, c), Outcomes: outcomes}
+	t.settle = t.oneSettle[:]
+	if err := c.s.submit(ctx, t); err != nil {
+		return t.discard(err)
+	}
+	if err := t.wait(ctx); err != nil {
+		return err
+	}
+	t.free()
+	return nil
+}
+
+// Release implements mailq.Claim.
+func (c *claim) Release() {
+	s := c.s
+	s.mu.Lock()
+	var idle []int
+	var doubt []Outcome
+	for pos := range c.rcpts {
+		if r := &c.rcpts[pos]; r.st == slotOpen {
+			if r.started {
+				doubt = append(doubt, Outcome{Recipient: int(r.index), Result: Uncertain})
+			} else {
+				idle = append(idle, pos)
+			}
+		}
+	}
+	if len(idle) > 0 && s.phase < closing {
+		s.endClaim(c, idle)
+	}
+	if len(doubt) == 0 || s.phase >= closing {
+		s.mu.Unlock()
+		return
+	}
+	s.bg.Add(1)
+	s.mu.Unlock()
+	// Durable before it is handed out again, but nobody waits for that here. If the store
+	// ends first, the claim table tells the next owner.
+	go func() {
+		defer s.bg.Done()
+		t := newTicket(s)
+		t.settle = []Settlement{{Delivery: mailq.NewDelivery(Delivery{}, c), Outcomes: doubt}}
+		if err := s.submit(context.Background(), t); err != nil {
+			s.opt.Logger.Debug("released recipients were settled meanwhile", "id", ID(c.id).String(), "err", err)
+		}
+	}()
+}
+
+// Context implements mailq.Claim.
+func (c *claim) Context() context.Context {
+	c.ctxMu.Lock()
+	defer c.ctxMu.Unlock()
+	if c.ctx == nil {
+		c.ctx, c.cancel = context.WithCancelCause(context.Background())
+		if c.over {
+			c.cancel(ErrSettled)
+		}
+	}
+	return c.ctx
+}
+
+func (c *claim) endContext(cause error) {
+	c.ctxMu.Lock()
+	c.over = true
+	cancel := c.cancel
+	c.ctxMu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+// endClaim ends a claim on some of its recipients, by position, and puts them where they
+// belong. Store.mu is held.
+func (s *Store) endClaim(c *claim, positions []int) {
+	now := s.opt.now().UnixNano()
+	started := false
+	for _, pos := range positions {
+		r := &c.rcpts[pos]
+		if r.st >= slotDone {
+			continue
+		}
+		r.st = slotDone
+		started = started || r.started
+		s.letGo(c, r, now)
+	}
+	if started {
+		c.writeRuns()
+	}
+	s.ifOver(c, ErrSettled)
+}
+
+// letGo ends the claim on one recipient.
+func (s *Store) letGo(c *claim, r *claimRcpt, now int64) {
+	ref := state.Ref{Slot: c.slot, Index: r.index}
+	rc := s.table.Rcpt(ref)
+	was := classOf(rc)
+	rc.Mem &^= memClaimed
+	q := s.queue(rc.Queue)
+	s.count(q, was, classOf(rc))
+	if rc.Standing != state.Used {
+		s.settleDown(q, ref, rc, now)
+	}
+	delete(s.claimed, ref)
+	c.open--
+	s.table.Unref(c.slot)
+}
+
+// ifOver ends a delivery of which nothing is left.
+func (s *Store) ifOver(c *claim, cause error) {
+	if c.open > 0 || c.c == nil {
+		return
+	}
+	con := c.c
+	c.c = nil
+	con.inFlight--
+	if con.groups[c.group]--; con.groups[c.group] == 0 {
+		delete(con.groups, c.group)
+	}
+	con.poke()
+	if s.starved {
+		s.starved = false
+		s.wakeConsumers()
+	}
+	s.out--
+	if s.out == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+	if c.body != nil {
+		c.body.end(ErrSettled)
+	}
+	if cause == ErrSettled || cause == ErrUsed {
+		c.endContext(cause)
+	}
+}
+
+// loseClaim ends a claim on a recipient that a record has marked used.
+func (s *Store) loseClaim(ref state.Ref) {
+	c := s.claimed[ref]
+	if c == nil {
+		return
+	}
+	pos := c.find(int(ref.Index))
+	r := &c.rcpts[pos]
+	own := r.st == slotSettling
+	r.st = slotLost
+	if own {
+		r.st = slotDone
+	}
+	s.letGo(c, r, s.applyNow)
+	if r.started {
+		c.writeRuns()
+	}
+	s.ifOver(c, ErrUsed)
+}

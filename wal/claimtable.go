@@ -1,0 +1,244 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// claimTable is the file "claims": which deliveries have been started and are not
+// settled. It is mapped read-write, so that a claim costs a few stores and the table is exact
+// after SIGKILL; after a power cut it is not trusted. Where the file system copies on write a
+// store into a mapping may find the disk full and kill the process, so there the same words
+// are written by pwrite.
+//
+//	  0  magic "MTAWALCL"
+//	  8  version u64                  1
+//	 16  store UUID [16]
+//	 32  boot ID [16]
+//	 48  mount ID u64
+//	 56  synced u64                   position through which the log is durable
+//	 64  closed u64                   where a Close left the log; 0 while open
+//	 72  generation u64               bound into the check of each slot; new at each opening
+//	 80  zeros to 4096
+//	4096 slots, 32 bytes each: ID u64; first u32, count u32; position u64; check u64
+//
+// A slot is one run of recipients. Its ID is stored last and cleared first; each word
+// with one atomic store. check is a mix of the other words and the generation. A slot
+// is void where the log holds, at or behind its position, an outcome for the
+// recipient.
+type claimTable struct {
+	file    disk.File
+	mapping disk.Mapping // nil: written by pwrite
+	words   []uint64
+	gen     uint64
+	free    []uint32
+	err     atomic.Pointer[error] // of a pwrite: the table can't be trusted any more
+}
+
+const (
+	claimsName    = "claims"
+	claimsMagic   = "MTAWALCL"
+	claimsHeader  = 4096
+	claimSlotSize = 32
+	// claimSlots is how many runs of recipients can be under delivery at a time.
+	claimSlots = 32768
+	claimsSize = claimsHeader + claimSlots*claimSlotSize
+
+	wordSynced = 7
+	wordClosed = 8
+)
+
+// run is a run of recipients of one message under delivery.
+type run struct {
+	id           uint64
+	first, count uint32
+	pos          segment.Pos
+}
+
+// claimsFound is what an earlier owner left.
+type claimsFound struct {
+	exact  bool // written by an owner that died in this boot and on this mount
+	synced segment.Pos
+	closed segment.Pos
+	runs   []run
+
+	settled *outcomeLog // where the log, as replayed, settles them
+}
+
+func mix(id, n, pos, gen uint64) uint64 {
+	h := gen
+	for _, v := range [...]uint64{id, n, pos} {
+		h = (h ^ v) * 0x9E3779B97F4A7C15
+		h ^= h >> 29
+	}
+	return h | 1
+}
+
+// readClaims reads what the table says, without changing it. A table that is not
+// there, not whole or of another store is no table: after a power cut all of that is
+// possible.
+func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
+	f, err := dir.Open(claimsName, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return found, nil
+	}
+	if err != nil {
+		return found, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return found, fmt.Errorf("size of %s: %w", claimsName, err)
+	}
+	if size != claimsSize {
+		return found, nil
+	}
+	b := make([]byte, claimsSize)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return found, fmt.Errorf("reading %s: %w", claimsName, err)
+	}
+	word := func(i int) uint64 { return *(*uint64)(unsafe.Pointer(&b[i*8])) }
+	if string(b[:8]) != claimsMagic || word(1) != 1 || [16]byte(b[16:32]) != uuid {
+		return found, nil
+	}
+	now, err := dir.Identity()
+	if err != nil {
+		return found, fmt.Errorf("identity of %s: %w", dir.Path(), err)
+	}
+	found.exact = now.Boot != [16]byte{} && now.Boot == [16]byte(b[32:48]) && now.Mount == word(6)
+	found.synced, found.closed = segment.Pos(word(wordSynced)), segment.Pos(word(wordClosed))
+	gen := word(9)
+	for i := range claimSlots {
+		w := (claimsHeader + i*claimSlotSize) / 8
+		id, n, pos, check := word(w), word(w+1), word(w+2), word(w+3)
+		if id == 0 || check != mix(id, n, pos, gen) {
+			continue
+		}
+		found.runs = append(found.runs, run{id: id, first: uint32(n), count: uint32(n >> 32), pos: segment.Pos(pos)})
+	}
+	return found, nil
+}
+
+// openClaims makes the table empty and ours. What was in it must be durable in the log
+// before.
+func openClaims(dir disk.Dir, uuid [16]byte, gen uint64, synced segment.Pos) (*claimTable, error) {
+	f, err := dir.Open(claimsName, true)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = dir.Create(claimsName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &claimTable{file: f, gen: gen}
+	if err := t.init(dir, uuid, synced); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", claimsName, err), f.Close())
+	}
+	return t, nil
+}
+
+func (t *claimTable) init(dir disk.Dir, uuid [16]byte, synced segment.Pos) error {
+	size, err := t.file.Size()
+	if err != nil {
+		return err
+	}
+	// All blocks must be there before stores go through a mapping.
+	if size != claimsSize {
+		if err := t.file.Allocate(claimsSize); err != nil {
+			return err
+		}
+		if err := t.file.Truncate(claimsSize); err != nil {
+			return err
+		}
+	}
+	who, err := dir.Identity()
+	if err != nil {
+		return err
+	}
+	t.words = make([]uint64, claimsSize/8)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), claimsSize)
+	copy(b, claimsMagic)
+	t.words[1] = 1
+	copy(b[16:], uuid[:])
+	copy(b[32:], who.Boot[:])
+	t.words[6], t.words[wordSynced], t.words[9] = who.Mount, uint64(synced), t.gen
+	if _, err := t.file.WriteAt(b, 0); err != nil {
+		return err
+	}
+	for i := uint32(claimSlots); i > 0; i-- {
+		t.free = append(t.free, i-1)
+	}
+	if dir.CopyOnWrite() {
+		return nil
+	}
+	m, err := t.file.MapWritable(claimsSize)
+	if err != nil {
+		return err
+	}
+	t.mapping = m
+	t.words = unsafe.Slice((*uint64)(unsafe.Pointer(&m.Bytes()[0])), claimsSize/8)
+	return nil
+}
+
+func (t *claimTable) store(word int, v uint64) {
+	atomic.StoreUint64(&t.words[word], v)
+	if t.mapping == nil {
+		b := (*[8]byte)(unsafe.Pointer(&t.words[word]))
+		if _, err := t.file.WriteAt(b[:], int64(word)*8); err != nil {
+			t.err.CompareAndSwap(nil, &err)
+		}
+	}
+}
+
+// failed is the error of a write that made the table useless.
+func (t *claimTable) failed() error {
+	if e := t.err.Load(); e != nil {
+		return fmt.Errorf("writing %s: %w", claimsName, *e)
+	}
+	return nil
+}
+
+// put writes a run into a free slot. ok is false if there is none.
+func (t *claimTable) put(r run) (slot uint32, ok bool) {
+	n := len(t.free)
+	if n == 0 {
+		return 0, false
+	}
+	slot = t.free[n-1]
+	t.free = t.free[:n-1]
+	w := (claimsHeader + int(slot)*claimSlotSize) / 8
+	span := uint64(r.first) | uint64(r.count)<<32
+	t.store(w+1, span)
+	t.store(w+2, uint64(r.pos))
+	t.store(w+3, mix(r.id, span, uint64(r.pos), t.gen))
+	t.store(w, r.id)
+	return slot, true
+}
+
+// clear empties a slot.
+func (t *claimTable) clear(slot uint32) {
+	t.store((claimsHeader+int(slot)*claimSlotSize)/8, 0)
+	t.free = append(t.free, slot)
+}
+
+// setSynced records how far the log is durable: it may be too old, never too new.
+func (t *claimTable) setSynced(pos segment.Pos) { t.store(wordSynced, uint64(pos)) }
+
+// close leaves the table to the next owner. pos is where the log ends, or 0 if it was
+// not brought to a clean end.
+func (t *claimTable) close(pos segment.Pos) error {
+	var errs []error
+	if pos != 0 {
+		t.store(wordClosed, uint64(pos))
+		errs = append(errs, t.file.Sync())
+	}
+	if t.mapping != nil {
+		errs = append(errs, t.mapping.Close())
+	}
+	return errors.Join(append(errs, t.file.Close())...)
+}

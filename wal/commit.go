@@ -1,0 +1,431 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/journal"
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+)
+
+const (
+	// markerAfter is how long the last commit stays without a promise when nothing
+	// follows it: the window in which, after a power cut, damage can't be told from a torn write.
+	markerAfter = 20 * time.Millisecond
+	// leaseBlock is how many IDs a frame leases beyond those handed out.
+	leaseBlock = 1 << 16
+	// retryFull is how often a write is tried again on a full disk.
+	retryFull = 50 * time.Millisecond
+)
+
+// submit gives a batch its place in the log and encodes it there. When it returns nil the
+// committer has the ticket; when it returns an error nothing was written and the ticket
+// is the caller's. It waits, with ctx, while the group that fills has no room.
+func (s *Store) submit(ctx context.Context, t *ticket) error {
+	if err := s.check(t); err != nil {
+		return err
+	}
+	t.plans = t.plans[:0]
+	for i := range t.enqueue {
+		m := &t.enqueue[i]
+		p := messagePlan{size: int64(len(m.Body))}
+		if len(m.Body) > s.limits.chunk {
+			if err := s.writeChunks(ctx, t, m, &p); err != nil {
+				t.giveUp()
+				return err
+			}
+		}
+		p.table = segment.EnqueueSize(m, len(p.chunks))
+		t.plans = append(t.plans, p)
+	}
+	s.mu.Lock()
+	for {
+		if err := s.admitLocked(t); err != nil {
+			s.mu.Unlock()
+			t.giveUp()
+			return err
+		}
+		table, body := t.need()
+		if s.makeRoom(table, body) {
+			break
+		}
+		s.rollback(t)
+		if size := segment.FrameSize(int64(table), int64(body), uint32(s.dir.Block())); size > s.limits.frame || table > segment.TableMax {
+			s.mu.Unlock()
+			t.giveUp()
+			return &mailq.LimitError{Field: "Batch", Size: size, Max: s.limits.frame}
+		}
+		if err := s.waitRoom(ctx); err != nil {
+			s.mu.Unlock()
+			t.giveUp()
+			return err
+		}
+	}
+	g := s.place(t)
+	s.mu.Unlock()
+	s.poke()
+	t.encode(g)
+	g.encoding.Done()
+	return nil
+}
+
+// admitLocked decides whether the batch may go into the log at all.
+func (s *Store) admitLocked(t *ticket) error {
+	if err := s.gate(len(t.settle) > 0); err != nil {
+		return err
+	}
+	if len(t.enqueue) > 0 && len(t.settle) == 0 || t.chunk != nil {
+		var size int64
+		for i := range t.plans {
+			size += t.plans[i].size
+		}
+		if err := s.Admit(size); err != nil {
+			return err
+		}
+	}
+	for i := range t.enqueue {
+		p, key := &t.plans[i], t.enqueue[i].Key
+		p.shared, p.id = false, 0
+		if key == "" {
+			continue
+		}
+		if id, ok := s.table.FindKey(key); ok {
+			p.shared, p.id = true, id
+		} else if id, ok := s.keysOut[key]; ok {
+			p.shared, p.id = true, id // its commit lies before this one, so it shares its fate
+		}
+	}
+	return s.plan(t)
+}
+
+// makeRoom reports whether the group that fills takes so much more, after making a
+// larger one for a batch that no ordinary group takes.
+func (s *Store) makeRoom(table, body int) bool {
+	g := s.filling
+	if g == nil {
+		return false
+	}
+	const slack = segment.AlignmentMin
+	size := segment.FrameSize(int64(len(g.table)+table+attemptRoom), int64(len(g.body)+body), uint32(s.dir.Block()))
+	if size > s.limits.frame && !(g.empty() && size-attemptRoom-slack <= s.limits.frame) {
+		return false
+	}
+	if g.fits(table+attemptRoom, body) {
+		return true
+	}
+	if !g.empty() || segment.FrameSize(int64(table), int64(body), uint32(s.dir.Block())) > s.limits.frame || table > segment.TableMax {
+		return false
+	}
+	s.filling = newGroup(table+attemptRoom+slack, body+slack)
+	s.filling.large = true
+	if !g.large {
+		s.spare = g
+	}
+	return true
+}
+
+// waitRoom waits until something about the groups has changed.
+func (s *Store) waitRoom(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("waiting for room in the log: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.roomy.Broadcast()
+	})
+	defer stop()
+	s.poke()
+	s.roomy.Wait()
+	return nil
+}
+
+// place reserves the batch's place and encodes what depends on the state. The rest is
+// encoded by the caller outside the lock.
+func (s *Store) place(t *ticket) *group {
+	g := s.filling
+	t.group, t.at = g, s.opt.now().UnixNano()
+	t.tableAt, t.bodyAt = len(g.table), len(g.body)
+	table, body := t.need()
+	g.table, g.body = g.table[:t.tableAt+table], g.body[:t.bodyAt+body]
+	g.tickets = append(g.tickets, t)
+	g.encoding.Add(1)
+	t.ids = t.ids[:0]
+	for i := range t.enqueue {
+		m, p := &t.enqueue[i], &t.plans[i]
+		if !p.shared {
+			g.records++
+			p.id = uint64(m.ID)
+			if p.id == 0 {
+				p.id = s.nextID
+				s.nextID++
+			} else {
+				s.reserved.take(p.id)
+			}
+			if m.Key != "" {
+				s.keysOut[m.Key] = p.id
+				t.keys = append(t.keys, m.Key)
+			}
+		}
+		t.ids = append(t.ids, ID(p.id))
+	}
+	at := t.tableAt
+	put := func(size int) []byte {
+		b := g.table[at : at+size]
+		at += size
+		g.records++
+		return b
+	}
+	for i := range t.writes {
+		w := &t.writes[i]
+		if len(w.add) > 0 {
+			back := int64(at)
+			segment.PutRecipients(put(segment.RecipientsSize(w.add)), back, w.id, w.from, w.add)
+		}
+		back := int64(at)
+		segment.PutSettle(put(segment.SettleSize(w.runs)), back, w.id, t.at, w.runs)
+	}
+	if q := t.queue; q != nil {
+		back := int64(at)
+		if q.flush {
+			segment.PutFlush(put(segment.FlushSize(q.name)), back, q.name, t.at)
+		} else {
+			segment.PutQueue(put(segment.QueueSize(q.name)), back, q.name, q.state)
+		}
+	}
+	if t.chunk != nil {
+		g.records++
+	}
+	t.base = at
+	return g
+}
+
+// encode writes the messages of a batch into their place: the copy of the body is what
+// takes time, and it needs no lock.
+func (t *ticket) encode(g *group) {
+	at, body := t.base, t.bodyAt
+	for i := range t.enqueue {
+		m, p := &t.enqueue[i], &t.plans[i]
+		if p.shared {
+			continue
+		}
+		f := segment.EnqueueFields{ID: p.id, EnqueuedAt: t.at, BodyLen: p.size, Chunks: p.chunks}
+		if p.chunks == nil {
+			n := copy(g.body[body:], m.Body)
+			f.BodyOff, f.BodyCRC = int64(body), segment.BodyCRC(p.id, g.body[body:body+n])
+			clear(g.body[body+n : body+pad8(n)])
+			body += pad8(n)
+		}
+		segment.PutEnqueue(g.table[at:at+p.table], int64(at), m, &f)
+		at += p.table
+	}
+	if c := t.chunk; c != nil {
+		n := copy(g.body[body:], c.data)
+		clear(g.body[body+n : body+pad8(n)])
+		segment.PutChunk(g.table[at:at+segment.ChunkSize], int64(at), c.stream, c.sequence, int64(body), uint32(n), c.crc)
+	}
+}
+
+// run is the committer: the one goroutine that appends to the log and applies what is
+// durable, in log order.
+func (s *Store) run() {
+	defer close(s.done)
+	marker := time.NewTimer(markerAfter)
+	defer marker.Stop()
+	for {
+		due := false
+		select {
+		case <-s.work:
+		case <-marker.C:
+			due = true
+		}
+		for {
+			g, end := s.takeGroup(due)
+			if g == nil {
+				if end {
+					return
+				}
+				break
+			}
+			if err := s.commit(g); err != nil {
+				s.fail(g, err)
+				return
+			}
+			due = false
+		}
+		// The last commit, and attempts that found no ride, want a Marker.
+		if s.wantsMarker() {
+			marker.Reset(markerAfter)
+		}
+	}
+}
+
+func (s *Store) wantsMarker() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.Last().Kind != segment.Marker || len(s.attempts) > 0
+}
+
+// takeGroup takes the group that has filled, or an empty one where a Marker is due. It
+// returns none when there is nothing to do; end says that the store is closing and all
+// that was submitted is done.
+func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g = s.filling
+	lease := s.nextID >= s.leased // somebody may be waiting for an ID
+	urgent := s.starting > 0      // somebody waits for an attempt to be durable
+	wanted := markerDue && (s.log.Last().Kind != segment.Marker || len(s.attempts) > 0)
+	if g == nil || g.empty() && !wanted && !lease && !urgent {
+		return nil, s.phase >= closing
+	}
+	// Attempts ride along; those that were settled since need no record.
+	kept := s.attempts[:0]
+	for _, c := range s.attempts {
+		if !c.noteAttempt(g) {
+			kept = append(kept, c)
+		}
+	}
+	clear(s.attempts[len(kept):])
+	s.attempts = kept
+	if s.spare != nil {
+		s.filling, s.spare = s.spare, nil
+	} else {
+		s.filling = nil // until the one that is written is done
+	}
+	g.lease = s.nextID + leaseBlock
+	s.roomy.Broadcast()
+	return g, false
+}
+
+// commit makes a group durable, applies it and tells everybody. This is where a commit
+// becomes true: Append has returned nil.
+func (s *Store) commit(g *group) error {
+	g.encoding.Wait()
+	kind := segment.Data
+	if g.empty() {
+		kind = segment.Marker
+	}
+	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Lease: g.lease}
+	var f segment.Frame
+	if g.records > 0 || kind == segment.Marker {
+		h, err := s.append(&d)
+		if err != nil {
+			return err
+		}
+		f = segment.Frame{FrameHeader: h, Table: g.table[segment.FrameHeaderSize:]}
+		s.commits.Add(1)
+	}
+	if t := s.opt.Trace; t != nil && t.Durable != nil && f.Len > 0 {
+		t.Durable(CommitInfo{Records: int(f.FrameHeader.Records), Bytes: f.Len, Batches: len(g.tickets)})
+	}
+	s.mu.Lock()
+	if f.Len > 0 {
+		s.claims.setSynced(f.End())
+		s.applyNow = f.Time
+		if err := s.table.ApplyFrame(&f); err != nil {
+			s.mu.Unlock()
+			return fmt.Errorf("applying what was just written: %w", err)
+		}
+		s.leased = g.lease
+	}
+	for _, t := range g.tickets {
+		t.pos = f.Pos
+		s.settled(t)
+	}
+	s.afterAttempts(g)
+	s.mu.Unlock()
+	for _, t := range g.tickets {
+		t.finish()
+	}
+	s.mu.Lock()
+	g.reset()
+	if !g.large {
+		if s.filling == nil {
+			s.filling = g
+		} else {
+			s.spare = g
+		}
+	} else if s.filling == nil {
+		s.filling = newGroup(s.limits.table, s.limits.body)
+	}
+	s.roomy.Broadcast()
+	s.mu.Unlock()
+	if f.Len > 0 {
+		s.folds.grew(f.Len)
+	}
+	return nil
+}
+
+// append appends a frame, again and again while the disk is full: the same bytes to the
+// same place, with intake shut, until it succeeds or the store closes.
+func (s *Store) append(d *journal.Draft) (segment.FrameHeader, error) {
+	for {
+		s.syncing.Store(s.opt.now().UnixNano())
+		h, err := s.log.Append(d)
+		s.syncing.Store(0)
+		if err == nil {
+			s.full.Store(false)
+			return h, nil
+		}
+		if !errors.Is(err, disk.ErrNoSpace) {
+			return h, err
+		}
+		if !s.full.Swap(true) {
+			s.opt.Logger.Warn("the disk is full; intake is shut", "dir", s.dir.Path(), "err", err)
+		}
+		select {
+		case <-s.ended:
+			return h, fmt.Errorf("closed while the disk was full: %w", err)
+		case <-time.After(retryFull):
+		}
+	}
+}
+
+// settled ends the claims that a commit settled.
+func (s *Store) settled(t *ticket) {
+	for _, k := range t.keys {
+		delete(s.keysOut, k)
+	}
+	for i := range t.closes {
+		s.endClaim(t.closes[i].c, t.closes[i].idxs)
+	}
+	for i := range t.writes {
+		if w := &t.writes[i]; len(w.add) > 0 {
+			s.grown(w.id)
+		}
+	}
+	t.endStream()
+}
+
+// fail ends the store: everybody who waits, and everybody who comes, gets ErrFailed.
+func (s *Store) fail(g *group, err error) {
+	s.mu.Lock()
+	closing := s.phase == closing && errors.Is(err, disk.ErrNoSpace)
+	s.mu.Unlock()
+	if !closing {
+		s.latch(err)
+	}
+	s.mu.Lock()
+	why := s.failure
+	if closing {
+		why = fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	rest := s.filling
+	s.filling, s.spare = nil, nil
+	s.roomy.Broadcast()
+	s.mu.Unlock()
+	for _, h := range []*group{g, rest} {
+		if h == nil {
+			continue
+		}
+		h.encoding.Wait()
+		for _, t := range h.tickets {
+			t.fail(why)
+		}
+	}
+}

@@ -1,0 +1,2 @@
+// Package wal is the engine: a mail queue on a write-ahead log of mapped segments.
+package wal

@@ -1,0 +1,304 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+
+	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// A checkpoint is due when the log has grown by foldGrowth times the size of the last
+// one, and by at least foldSegments segments: so checkpoints cost at most a quarter of what
+// the log itself costs, and replay reads at most that much.
+const (
+	foldGrowth   = 4
+	foldSegments = 2
+)
+
+// foldState is what the background fold knows. newest and older are the fold's own, under
+// running.
+type foldState struct {
+	s       *Store
+	running sync.Mutex // one fold at a time
+	newest  *checkpoint.File
+	older   *checkpoint.File
+
+	grown atomic.Int64 // bytes of the log since newest
+	size  atomic.Int64 // of newest
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	failed  error // of the last fold
+	sumNew  *checkpoint.Summary
+	sumOld  *checkpoint.Summary
+	newInfo []CheckpointInfo
+}
+
+// CheckpointInfo is a checkpoint of a store.
+type CheckpointInfo struct {
+	Name     string `json:"name"`
+	Position string `json:"position"`
+	Bytes    int64  `json:"bytes"`
+	Messages int64  `json:"messages"`
+}
+
+func infoOf(c *checkpoint.File) CheckpointInfo {
+	return CheckpointInfo{Name: c.Name, Position: c.Pos.String(), Bytes: c.Size, Messages: c.Messages()}
+}
+
+func (f *foldState) init(s *Store, r *recovered) {
+	f.s, f.newest, f.older = s, r.newest, r.older
+	f.wake = make(chan struct{}, 1)
+	f.grown.Store(r.found.ReplayedBytes)
+	// Whether the older one is still whole was not looked at: until the next fold has made a
+	// newer one, nothing is recycled on its word.
+	f.note()
+	f.grew(0)
+}
+
+// note publishes what the checkpoints say.
+func (f *foldState) note() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sumNew, f.sumOld, f.newInfo = nil, nil, nil
+	if f.newest != nil {
+		s := f.newest.Summary()
+		f.sumNew = &s
+		f.size.Store(f.newest.Size)
+		f.newInfo = append(f.newInfo, infoOf(f.newest))
+	}
+	if f.older != nil {
+		s := f.older.Summary()
+		f.sumOld = &s
+		f.newInfo = append(f.newInfo, infoOf(f.older))
+	}
+}
+
+// grew counts what was appended and wakes the fold when it is due.
+func (f *foldState) grew(n int64) {
+	if f.grown.Add(n) >= max(foldGrowth*f.size.Load(), foldSegments*f.s.opt.SegmentSize) {
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// foldLoop makes checkpoints as they become due.
+func (s *Store) foldLoop() {
+	defer s.bg.Done()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-s.folds.wake:
+		}
+		if err := s.fold(); err != nil {
+			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
+		}
+	}
+}
+
+// fold makes a checkpoint at the position that is applied now, and recycles what the two
+// newest say is dead. A failure leaves everything as it was: the log is the truth.
+func (s *Store) fold() error {
+	f := &s.folds
+	f.running.Lock()
+	defer f.running.Unlock()
+	s.mu.Lock()
+	to := s.table.Applied
+	s.mu.Unlock()
+	err := f.makeOne(to)
+	f.mu.Lock()
+	f.failed = err
+	f.mu.Unlock()
+	if err != nil {
+		// Not at once again: when as much has been appended as made it due.
+		f.grown.Store(0)
+		return err
+	}
+	return s.recycle()
+}
+
+func (f *foldState) makeOne(to segment.Pos) error {
+	if f.newest != nil && f.newest.Pos == to {
+		return nil
+	}
+	start := f.grown.Load()
+	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to)
+	if err != nil {
+		return fmt.Errorf("checkpoint at %v: %w", to, err)
+	}
+	f.grown.Add(-start)
+	// The newer one was read back and its name is durable: now the oldest may go.
+	oldest := f.older
+	f.older, f.newest = f.newest, c
+	f.note()
+	var errs []error
+	if oldest != nil {
+		errs = append(errs, oldest.Close())
+	}
+	return errors.Join(append(errs, f.removeOthers())...)
+}
+
+// removeOthers removes checkpoints that are not one of the two that are kept.
+func (f *foldState) removeOthers() error {
+	list, err := f.s.dir.List()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range list {
+		if _, ok := checkpoint.ParseName(i.Name); !ok || i.Name == f.newest.Name || f.older != nil && i.Name == f.older.Name {
+			continue
+		}
+		if err := f.s.dir.Remove(i.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("removing an old checkpoint: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recycle takes dead segments out of the log.
+func (s *Store) recycle() error {
+	f := &s.folds
+	f.mu.Lock()
+	newer, older := f.sumNew, f.sumOld
+	f.mu.Unlock()
+	var numbers []uint32
+	for _, i := range s.log.Segments() {
+		numbers = append(numbers, i.Number)
+	}
+	dead := checkpoint.Plan(numbers, newer, older)
+	if len(dead) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	kept := dead[:0]
+	for _, n := range dead {
+		if !s.streamsFrom(n) {
+			kept = append(kept, n)
+		}
+	}
+	s.mu.Unlock()
+	return s.log.Recycle(kept)
+}
+
+// streamsFrom reports whether a segment may hold chunks that no message names yet.
+func (s *Store) streamsFrom(n uint32) bool {
+	for _, from := range s.streams {
+		if n >= from {
+			return true
+		}
+	}
+	return false
+}
+
+// Checkpoint makes a checkpoint of all that is applied now. When it returns nil it is on
+// disk and was read back.
+func (s *Store) Checkpoint(ctx context.Context) error {
+	return s.background(ctx, s.fold)
+}
+
+// Compact gives space back: it makes the checkpoints that are needed to know what is
+// dead, and recycles segments in which nothing lives.
+func (s *Store) Compact(ctx context.Context) error {
+	return s.background(ctx, func() error {
+		// Two checkpoints must start behind a segment before it may go. The second needs a
+		// position of its own.
+		for range 2 {
+			if err := s.fold(); err != nil {
+				return err
+			}
+			if err := s.mark(); err != nil {
+				return err
+			}
+		}
+		return s.fold()
+	})
+}
+
+// mark commits nothing: a frame that moves the position of the log.
+func (s *Store) mark() error {
+	t := newTicket(s)
+	s.mu.Lock()
+	for s.filling == nil || !s.makeRoom(segment.ForgetSize, 0) {
+		if err := s.gate(true); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+		if err := s.waitRoom(context.Background()); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+	}
+	if err := s.gate(true); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	g := s.filling
+	at := len(g.table)
+	g.table = g.table[:at+segment.ForgetSize]
+	segment.PutForget(g.table[at:], int64(at), 0)
+	g.records++
+	g.tickets = append(g.tickets, t)
+	s.mu.Unlock()
+	s.poke()
+	<-t.done
+	return t.err
+}
+
+// background runs work that the context does not stop, and waits for it as long as the
+// context lasts.
+func (s *Store) background(ctx context.Context, work func() error) error {
+	s.mu.Lock()
+	if err := s.gate(true); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.bg.Add(1)
+	s.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		defer s.bg.Done()
+		done <- work()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// SegmentInfo is a segment of a store.
+type SegmentInfo struct {
+	Number uint32 `json:"number"`
+	Size   int64  `json:"size"`
+	Used   int64  `json:"used"` // header and frames
+	Live   int64  `json:"live"` // held by live messages, as of the newest checkpoint
+	Sealed bool   `json:"sealed"`
+	// Readers holds it: deliveries that are out, a fold, an inspection.
+	Readers int `json:"readers"`
+}
+
+// Segments lists the segments of the log in order.
+func (s *Store) Segments() []SegmentInfo {
+	s.folds.mu.Lock()
+	sum := s.folds.sumNew
+	s.folds.mu.Unlock()
+	var list []SegmentInfo
+	for _, i := range s.log.Segments() {
+		e := SegmentInfo{Number: i.Number, Size: i.Size, Used: i.End, Sealed: i.Sealed, Readers: i.Readers}
+		if sum != nil {
+			e.Live = sum.Usage[i.Number].Bytes
+		}
+		list = append(list, e)
+	}
+	return list
+}

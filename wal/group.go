@@ -1,0 +1,105 @@
+package wal
+
+import (
+	"sync"
+	"unsafe"
+
+	"github.com/mtawal/mtawal/segment"
+)
+
+// group is the frame that is filling: what is committed at the same moment shares one
+// durable write. Places in it are given under Store.mu; callers encode into their
+// places outside the lock.
+type group struct {
+	table    []byte // the frame's header, then records; len grows, memory stays
+	body     []byte
+	records  uint32
+	tickets  []*ticket
+	attempts []*claim // whose Attempt records ride in it
+	lease    uint64
+	encoding sync.WaitGroup
+	large    bool // made for one batch that is larger than others
+}
+
+// Sizes of a group's buffers. What a batch needs beyond them is made for it.
+const (
+	groupTable = 512 << 10
+	groupBody  = 4 << 20
+	// chunkMax is the longest body that goes into the frame of its message.
+	chunkMax = 1 << 20
+	// attemptRoom is left in a table for Attempt records that ride along.
+	attemptRoom = 16 << 10
+)
+
+// limits are the sizes that fit the segments of a store.
+type groupLimits struct {
+	table, body int // of an ordinary group
+	chunk       int // of a body in its message's frame
+	frame       int64
+}
+
+func limitsFor(frameMax int64) groupLimits {
+	l := groupLimits{frame: frameMax}
+	// Small segments are for tests and small stores: the parts keep their proportions.
+	l.body = int(min(groupBody, frameMax/2))
+	l.table = int(min(groupTable, frameMax/4))
+	l.chunk = min(chunkMax, l.body/2)
+	return l
+}
+
+func newGroup(table, body int) *group {
+	return &group{
+		table: aligned(table + segment.AlignmentMin)[:segment.FrameHeaderSize],
+		body:  aligned(body + segment.AlignmentMin)[:0],
+	}
+}
+
+// aligned returns n bytes that begin at a multiple of the alignment, as direct I/O
+// wants them.
+func aligned(n int) []byte {
+	b := make([]byte, n+segment.AlignmentMin)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (segment.AlignmentMin - 1)
+	return b[skip : skip+n : skip+n]
+}
+
+// fits reports whether so much more fits in.
+func (g *group) fits(table, body int) bool {
+	const slack = segment.AlignmentMin // to pad in place
+	return len(g.table)+table+slack <= cap(g.table) && len(g.body)+body+slack <= cap(g.body)
+}
+
+func (g *group) empty() bool { return len(g.tickets) == 0 }
+
+// reset makes the group ready to be filled again.
+func (g *group) reset() {
+	g.table, g.body = g.table[:segment.FrameHeaderSize], g.body[:0]
+	g.records = 0
+	clear(g.tickets)
+	g.tickets = g.tickets[:0]
+	clear(g.attempts)
+	g.attempts = g.attempts[:0]
+}
+
+// reservations are the IDs that NewID handed out and no message took yet: the last
+// million or two of them.
+type reservations struct{ young, old map[uint64]struct{} }
+
+const reservationsMax = 1 << 20
+
+func (r *reservations) add(id uint64) {
+	if len(r.young) >= reservationsMax || r.young == nil {
+		r.young, r.old = make(map[uint64]struct{}), r.young
+	}
+	r.young[id] = struct{}{}
+}
+
+func (r *reservations) has(id uint64) bool {
+	_, young := r.young[id]
+	_, old := r.old[id]
+	return young || old
+}
+
+func (r *reservations) take(id uint64) {
+	delete(r.young, id)
+	delete(r.old, id)
+}

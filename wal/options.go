@@ -1,0 +1,136 @@
+package wal
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/journal"
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// Options of a store. The zero value is safe and durable; a field that is zero means
+// its default.
+type Options struct {
+	// SegmentSize is the size of new segments in bytes, 64 KiB to 1 GiB, rounded up to
+	// whole blocks. Default 64 MiB. It may change from one opening to the next.
+	SegmentSize int64
+	// MaxBytes bounds what the files of the store take on disk. Intake stops with
+	// ErrFull before it is reached. 0: no bound.
+	MaxBytes int64
+	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB.
+	MaxMessage int64
+	// MaxRecipients is how many recipients a message may have, at most 1,048,576.
+	// Default 100,000.
+	MaxRecipients int
+	// NoSync commits into the page cache only: what was acknowledged survives the death
+	// of the process, not that of the machine.
+	NoSync bool
+	// DurableStart makes a claim, or Start, wait until the attempt is durable, so that
+	// after a power cut too no delivery is repeated without notice.
+	DurableStart bool
+	// KeyWindow and KeyMax say how long, and how many, idempotency keys are
+	// remembered. Defaults: 24 hours, 1,000,000.
+	KeyWindow time.Duration
+	KeyMax    int
+	// Logger is told what an operator should know. Default: nothing is logged.
+	Logger *slog.Logger
+	// Trace is called on events of the engine, as net/http/httptrace is on those of a
+	// request.
+	Trace *Trace
+
+	fs  disk.FS // of tests; the operating system's
+	now func() time.Time
+}
+
+// Trace is callbacks, any of which may be nil. They run on the engine's goroutines
+// and hold it up.
+type Trace struct {
+	// Durable: a group of commits is on disk. It is not applied yet, and nobody has
+	// been told.
+	Durable func(CommitInfo)
+}
+
+// CommitInfo is one write to the log.
+type CommitInfo struct {
+	Batches int
+	Records int
+	Bytes   int64
+}
+
+// Limits and defaults of Options.
+const (
+	SegmentSizeDefault   = 64 << 20
+	MaxMessageDefault    = 64 << 20
+	MaxMessageMax        = 1 << 30
+	MaxRecipientsDefault = 100_000
+	KeyWindowDefault     = 24 * time.Hour
+	KeyMaxDefault        = 1_000_000
+
+	// poolMax is how many dead segments are kept for another life.
+	poolMax = 3
+)
+
+func limit(field string, v, most int64) error {
+	if v < 0 {
+		return &mailq.FieldError{Field: field, Reason: "is negative"}
+	}
+	if v > most {
+		return &mailq.LimitError{Field: field, Size: v, Max: most}
+	}
+	return nil
+}
+
+// withDefaults checks the options and fills in what is zero.
+func (o Options) withDefaults() (Options, error) {
+	for _, c := range []struct {
+		field   string
+		v, most int64
+	}{
+		{"Options.SegmentSize", o.SegmentSize, segment.SizeMax},
+		{"Options.MaxBytes", o.MaxBytes, 1<<63 - 1},
+		{"Options.MaxMessage", o.MaxMessage, MaxMessageMax},
+		{"Options.MaxRecipients", int64(o.MaxRecipients), segment.RecipientsMax},
+		{"Options.KeyWindow", int64(o.KeyWindow), 1<<63 - 1},
+		{"Options.KeyMax", int64(o.KeyMax), 1 << 30},
+	} {
+		if err := limit(c.field, c.v, c.most); err != nil {
+			return o, err
+		}
+	}
+	if o.SegmentSize == 0 {
+		o.SegmentSize = SegmentSizeDefault
+	}
+	if o.SegmentSize < segment.SizeMin {
+		return o, &mailq.FieldError{Field: "Options.SegmentSize", Reason: "is below 64 KiB"}
+	}
+	if o.MaxMessage == 0 {
+		o.MaxMessage = MaxMessageDefault
+	}
+	if o.MaxRecipients == 0 {
+		o.MaxRecipients = MaxRecipientsDefault
+	}
+	if o.KeyWindow == 0 {
+		o.KeyWindow = KeyWindowDefault
+	}
+	if o.KeyMax == 0 {
+		o.KeyMax = KeyMaxDefault
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.fs == nil {
+		o.fs = disk.OS()
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	return o, nil
+}
+
+func (o *Options) journal(block int64) journal.Options {
+	size := (o.SegmentSize + block - 1) / block * block
+	return journal.Options{SegmentSize: size, PoolMax: poolMax, NoSync: o.NoSync, Logger: o.Logger,
+		Now: func() int64 { return o.now().UnixNano() }}
+}

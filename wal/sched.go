@@ -1,0 +1,319 @@
+package wal
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// Marks of a recipient in memory (state.Recipient.Mem).
+const (
+	memClaimed uint8 = 1 << iota // a claim holds it
+	memUsing                     // a used-mark for it is under way
+	memReady                     // an entry of its queue's ready list names it
+	memWaiting                   // it waits for its time
+	memDamaged                   // its message is set aside
+)
+
+// class is where a recipient counts in Stats.
+type class uint8
+
+const (
+	classUsed class = iota
+	classPending
+	classDeferred
+	classHeld
+	classClaimed
+	classDamaged
+	classes
+)
+
+func classOf(r *state.Recipient) class {
+	switch {
+	case r.Standing == state.Used:
+		return classUsed
+	case r.Mem&memDamaged != 0:
+		return classDamaged
+	case r.Mem&memClaimed != 0:
+		return classClaimed
+	case r.Standing == state.Held:
+		return classHeld
+	case r.Mem&memWaiting != 0:
+		return classDeferred
+	}
+	return classPending
+}
+
+// scheduler knows what is due in which queue. Everything in it is under Store.mu, and
+// derived: it is rebuilt from the table at open.
+type scheduler struct {
+	queues []*queue // by the table's queue number
+	timers timerHeap
+	counts [classes]int64
+	doubt  int64
+}
+
+// queue is what waits in one queue. A recipient is named by at most one entry of ready
+// or back (memReady), and by an entry of due for each time it was deferred to; entries
+// whose recipient has moved on are dropped when they come up.
+type queue struct {
+	number uint32
+	ready  fifo      // in the order of (ID, index)
+	back   entryHeap // what came back, or came late, in the same order
+	due    dueHeap
+	timer  int // place in scheduler.timers, -1 if none
+	counts [classes]int64
+	doubt  int64
+	subs   []*subscription
+}
+
+func (q *queue) hasReady() bool { return q.ready.n > 0 || len(q.back) > 0 }
+
+// entry names a recipient by slot and index; id orders it.
+type entry struct {
+	id  uint64
+	ref state.Ref
+}
+
+func (e entry) before(o entry) bool {
+	return e.id < o.id || e.id == o.id && e.ref.Index < o.ref.Index
+}
+
+type dueEntry struct {
+	at  int64
+	ref state.Ref
+}
+
+// queue returns the queue with a number, making it where it is new.
+func (s *Store) queue(n uint32) *queue {
+	for int(n) >= len(s.sched.queues) {
+		s.sched.queues = append(s.sched.queues, nil)
+	}
+	q := s.sched.queues[n]
+	if q == nil {
+		q = &queue{number: n, timer: -1}
+		s.sched.queues[n] = q
+		name := s.table.Queue(n).Name
+		for c := range s.consumers {
+			if c.serves(name) {
+				q.subscribe(c)
+			}
+		}
+	}
+	return q
+}
+
+// count moves a recipient from one class to another.
+func (s *Store) count(q *queue, from, to class) {
+	if from != to {
+		s.sched.counts[from]--
+		s.sched.counts[to]++
+		q.counts[from]--
+		q.counts[to]++
+	}
+}
+
+func (s *Store) countDoubt(q *queue, was, is *state.Recipient) {
+	d := int64(is.Flags&state.InDoubt) - int64(was.Flags&state.InDoubt)
+	q.doubt += d
+	s.sched.doubt += d
+}
+
+// settleDown puts a recipient that is not claimed where it belongs: among what is ready, what
+// waits for its time, or nowhere.
+func (s *Store) settleDown(q *queue, ref state.Ref, r *state.Recipient, now int64) {
+	was := classOf(r)
+	r.Mem &^= memWaiting
+	if r.Standing == state.Pending && r.Mem&(memClaimed|memDamaged) == 0 {
+		if at := s.table.NotBefore(r); at > now {
+			r.Mem |= memWaiting
+			s.table.Ref(ref.Slot)
+			q.due.push(dueEntry{at, ref})
+			s.setTimer(q)
+		} else if r.Mem&memReady == 0 {
+			s.makeReady(q, ref, r)
+		}
+	}
+	s.count(q, was, classOf(r))
+}
+
+func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient) {
+	r.Mem |= memReady
+	s.table.Ref(ref.Slot)
+	e := entry{s.table.Msg(ref.Slot).ID, ref}
+	if q.ready.n == 0 || q.ready.last.before(e) {
+		q.ready.push(e)
+	} else {
+		heap.Push(&q.back, e)
+	}
+	s.announce(q)
+}
+
+// nextReady takes the oldest entry off the ready lists whose recipient is still due.
+// With same it only takes one of that message.
+func (s *Store) nextReady(q *queue, same uint64) (entry, bool) {
+	for q.hasReady() {
+		fromBack := q.ready.n == 0
+		var e entry
+		if !fromBack {
+			ref := q.ready.first()
+			e = entry{s.table.Msg(ref.Slot).ID, ref}
+			fromBack = len(q.back) > 0 && q.back[0].before(e)
+		}
+		if fromBack {
+			e = q.back[0]
+		}
+		r := s.table.Rcpt(e.ref)
+		due := r.Standing == state.Pending && r.Mem&(memClaimed|memDamaged|memUsing|memWaiting) == 0
+		if due && same != 0 && e.id != same {
+			return entry{}, false
+		}
+		if fromBack {
+			heap.Pop(&q.back)
+		} else {
+			q.ready.pop()
+		}
+		r.Mem &^= memReady
+		if due {
+			return e, true // its Ref goes on to the claim
+		}
+		s.table.Unref(e.ref.Slot)
+	}
+	return entry{}, false
+}
+
+// promote moves what has become due to the ready lists.
+func (s *Store) promote(now int64) {
+	for len(s.sched.timers) > 0 {
+		q := s.sched.timers[0]
+		if q.due[0].at > now {
+			return
+		}
+		e := q.due.pop()
+		s.setTimer(q)
+		r := s.table.Rcpt(e.ref)
+		if r.Mem&memWaiting != 0 && r.Standing == state.Pending && s.table.NotBefore(r) == e.at {
+			s.settleDown(q, e.ref, r, max(now, e.at))
+		}
+		s.table.Unref(e.ref.Slot)
+	}
+}
+
+// setTimer puts the queue at its place among those that wait for a time.
+func (s *Store) setTimer(q *queue) {
+	switch {
+	case len(q.due) == 0:
+		if q.timer >= 0 {
+			heap.Remove(&s.sched.timers, q.timer)
+		}
+	case q.timer < 0:
+		heap.Push(&s.sched.timers, q)
+	default:
+		heap.Fix(&s.sched.timers, q.timer)
+	}
+	if q.timer == 0 {
+		s.pokeClock()
+	}
+}
+
+// Added implements state.Observer.
+func (s *Store) Added(slot uint32, first, n int) {
+	now := s.applyNow
+	list := s.table.Recipients(slot)
+	for i := first; i < first+n; i++ {
+		r := &list[i]
+		q := s.queue(r.Queue)
+		// A fresh recipient counts as pending until placed.
+		s.sched.counts[classPending]++
+		q.counts[classPending]++
+		s.settleDown(q, state.Ref{Slot: slot, Index: uint32(i)}, r, now)
+	}
+}
+
+// Changed implements state.Observer.
+func (s *Store) Changed(ref state.Ref, was state.Recipient) {
+	r := s.table.Rcpt(ref)
+	q := s.queue(r.Queue)
+	s.countDoubt(q, &was, r)
+	s.count(q, classOf(&was), classOf(r))
+	if r.Standing == state.Used {
+		if r.Mem&memClaimed != 0 {
+			s.loseClaim(ref)
+		}
+		return
+	}
+	if r.Mem&memClaimed == 0 {
+		s.settleDown(q, ref, r, s.applyNow)
+	}
+}
+
+// Moved implements state.Observer.
+func (s *Store) Moved(uint32, segment.Pos, segment.Pos, int64) {}
+
+// Dying implements state.Observer.
+func (s *Store) Dying(slot uint32) { delete(s.damaged, s.table.Msg(slot).ID) }
+
+// QueueChanged implements state.Observer.
+func (s *Store) QueueChanged(n uint32) {
+	if q := s.queue(n); q.hasReady() {
+		s.announce(q)
+	}
+}
+
+// Flushed implements state.Observer.
+func (s *Store) Flushed(n uint32, at int64) {
+	q := s.queue(n)
+	list := q.due
+	q.due = nil
+	s.setTimer(q)
+	for _, e := range list {
+		r := s.table.Rcpt(e.ref)
+		if r.Mem&memWaiting != 0 && r.Standing == state.Pending {
+			s.settleDown(q, e.ref, r, max(at, s.applyNow))
+		}
+		s.table.Unref(e.ref.Slot)
+	}
+}
+
+// handsOut reports whether a queue's mode lets its mail go.
+func (s *Store) handsOut(q *queue) bool {
+	return s.table.Queue(q.number).State.Mode == mailq.Active
+}
+
+// clock moves what becomes due while no consumer asks.
+func (s *Store) clock() {
+	defer s.bg.Done()
+	t := time.NewTimer(time.Hour)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-s.clockPoke:
+		case <-t.C:
+		}
+		s.mu.Lock()
+		now := s.opt.now().UnixNano()
+		s.promote(now)
+		wait := time.Hour
+		if len(s.sched.timers) > 0 {
+			wait = time.Duration(s.sched.timers[0].due[0].at - now)
+		}
+		s.mu.Unlock()
+		// Wall clocks jump; a long sleep is cut, so that a jump is seen.
+		t.Reset(min(max(wait, 0), clockMax))
+	}
+}
+
+// clockMax is how long the clock sleeps at the most.
+const clockMax = 10 * time.Second
+
+func (s *Store) pokeClock() {
+	select {
+	case s.clockPoke <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,162 @@
+package wal
+
+import (
+	"context"
+	"sync"
+
+	"github.com/mtawal/mtawal/segment"
+)
+
+// ticket is one batch on its way into the log.
+type ticket struct {
+	s       *Store
+	settle  []Settlement
+	enqueue []Message
+	edit    []Edit
+	chunk   *chunkWrite // of the engine itself: a piece of a body
+	queue   *queueWrite
+
+	// Set under Store.mu when the batch got its place in the log.
+	ids    []ID
+	plans  []messagePlan
+	writes []settleWrite
+	keys   []string
+	closes []claimEnd // claims, or parts of them, that end with the commit
+	at     int64      // Unix ns
+
+	done   chan struct{} // closed, or sent to once if pooled
+	pooled bool
+	err    error
+	pos    segment.Pos // of its first record, once durable
+	group  *group
+
+	one       [1]Message
+	oneSettle [1]Settlement
+	streaming bool // chunks of it may be in the log
+	undo      []undo
+	tableAt   int // place in the group
+	bodyAt    int
+	base      int // of records before those that the caller's goroutine encodes
+}
+
+// messagePlan is what was worked out for a message before the lock was taken.
+type messagePlan struct {
+	id     uint64
+	table  int // bytes of its record
+	chunks []segment.ChunkRef
+	size   int64
+	shared bool // the key was seen before: nothing is written
+}
+
+// claimEnd is the end of a claim on some of its recipients.
+type claimEnd struct {
+	c    *claim
+	idxs []int // positions in claim.rcpts
+}
+
+// chunkWrite is a piece of a body that goes into the log before its message.
+type chunkWrite struct {
+	stream   uint64
+	sequence uint32
+	data     []byte
+	crc      uint32
+}
+
+type queueWrite struct {
+	name  string
+	state QueueState
+	flush bool
+}
+
+// settleWrite is one settle record.
+type settleWrite struct {
+	slot uint32
+	id   uint64
+	runs []segment.SettleRun
+	add  []Recipient // of Replaced
+	from int         // index of the first of them
+}
+
+var tickets = sync.Pool{New: func() any {
+	return &ticket{done: make(chan struct{}, 1), pooled: true}
+}}
+
+// ticket returns one that is used by one waiting call.
+func (s *Store) ticket(ctx context.Context) *ticket {
+	t := tickets.Get().(*ticket)
+	t.s = s
+	return t
+}
+
+func newTicket(s *Store) *ticket { return &ticket{s: s, done: make(chan struct{})} }
+
+func (t *ticket) fill(b *Batch) { t.settle, t.enqueue, t.edit = b.Settle, b.Enqueue, b.Edit }
+
+// wait waits for the outcome. If the context ends first, the ticket is left to the
+// committer.
+func (t *ticket) wait(ctx context.Context) error {
+	if d := ctx.Done(); d != nil {
+		select {
+		case <-t.done:
+		case <-d:
+			select {
+			case <-t.done:
+			default:
+				return unknown(ctx)
+			}
+		}
+	} else {
+		<-t.done
+	}
+	if t.err != nil {
+		return t.discard(t.err)
+	}
+	return nil
+}
+
+// free gives a pooled ticket back, after its outcome was taken.
+func (t *ticket) free() {
+	if !t.pooled {
+		return
+	}
+	done := t.done
+	plans, writes, closes, ids, un := t.plans[:0], t.writes[:0], t.closes[:0], t.ids[:0], t.undo[:0]
+	clear(t.plans)
+	for i := range t.writes {
+		t.writes[i] = settleWrite{runs: t.writes[i].runs[:0]} // their memory is used again
+	}
+	clear(t.closes)
+	*t = ticket{done: done, pooled: true, writes: writes, closes: closes, plans: plans, ids: ids, undo: un}
+	tickets.Put(t)
+}
+
+// discard frees a ticket that came to nothing.
+func (t *ticket) discard(err error) error {
+	t.free()
+	return err
+}
+
+// finish tells whoever waits.
+func (t *ticket) finish() {
+	if t.pooled {
+		t.done <- struct{}{}
+	} else {
+		close(t.done)
+	}
+}
+
+func (t *ticket) fail(err error) {
+	t.err = err
+	t.finish()
+}
+
+// note an end of a claim for positions of its recipients.
+func (t *ticket) end(c *claim, pos int) {
+	for i := range t.closes {
+		if t.closes[i].c == c {
+			t.closes[i].idxs = append(t.closes[i].idxs, pos)
+			return
+		}
+	}
+	t.closes = append(t.closes, claimEnd{c: c, idxs: append(make([]int, 0, 1), pos)})
+}

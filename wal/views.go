@@ -1,0 +1,334 @@
+package wal
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// Stats implements mailq.Store.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	s.promote(s.opt.now().UnixNano())
+	c, n := s.table.Counts, s.sched.counts
+	st := Stats{
+		Enqueued: c.Enqueued, Used: c.Used,
+		Pending: n[classPending], Deferred: n[classDeferred], Held: n[classHeld], Claimed: n[classClaimed], Damaged: n[classDamaged],
+		InDoubt:   s.sched.doubt,
+		Messages:  int64(s.table.Messages()),
+		LiveBytes: c.Weight, TailCut: c.TailCut, UncleanOpens: c.UncleanOpens,
+	}
+	s.mu.Unlock()
+	st.WorkQueueLength = st.Pending + st.Deferred + st.Held + st.Claimed + st.Damaged
+	st.WorkQueueFloor = s.floor.observe(s.opt.now(), st.WorkQueueLength)
+	st.Commits = s.commits.Load()
+	var used int64
+	for _, i := range s.log.Segments() {
+		used += i.End
+	}
+	st.DeadBytes = max(used-st.LiveBytes, 0)
+	st.Segments, st.DiskBytes = s.log.Files()
+	st.DiskBytes += claimsSize + s.folds.bytes()
+	if at := s.syncing.Load(); at != 0 {
+		st.SyncingSince = time.Unix(0, at)
+		st.SyncHangs = s.opt.now().Sub(st.SyncingSince) > hangAfter
+	}
+	return st
+}
+
+func (f *foldState) bytes() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var n int64
+	for _, c := range f.newInfo {
+		n += c.Bytes
+	}
+	return n
+}
+
+// Admit implements mailq.Store.
+func (s *Store) Admit(size int64) error {
+	select {
+	case <-s.ended:
+		return ErrClosed
+	default:
+	}
+	if size > s.opt.MaxMessage {
+		return &mailq.LimitError{Field: "Body", Size: size, Max: s.opt.MaxMessage}
+	}
+	if at := s.syncing.Load(); at != 0 && s.opt.now().UnixNano()-at > int64(hangAfter) {
+		return &mailq.FullError{Reason: "a write has hung", Need: size}
+	}
+	if s.full.Load() {
+		return &mailq.FullError{Reason: "disk", Need: size}
+	}
+	if most := s.opt.MaxBytes; most > 0 {
+		if free := most - s.disk.Load(); free < size {
+			return &mailq.FullError{Reason: "MaxBytes", Need: size, Free: free}
+		}
+	}
+	return nil
+}
+
+// entriesStep is how many messages are looked at under the lock at a time.
+const entriesStep = 256
+
+// Entries implements mailq.Store. It costs a look at every message of the store; what
+// it returns is read from the log.
+func (s *Store) Entries(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		given := 0
+		for slot, more := uint32(0), true; more; {
+			if err := ctx.Err(); err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			var list []listed
+			var err error
+			if list, slot, more, err = s.collect(&f, slot); err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			for i := range list {
+				l := &list[i]
+				l.fill()
+				release(l.pins)
+				for _, e := range l.entries {
+					if f.Limit > 0 && given == f.Limit {
+						releaseAll(list[i+1:])
+						return
+					}
+					given++
+					if !yield(e, nil) {
+						releaseAll(list[i+1:])
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+func releaseAll(list []listed) {
+	for i := range list {
+		release(list[i].pins)
+	}
+}
+
+// listed is a message on its way to the caller of Entries.
+type listed struct {
+	id      uint64
+	loc     segment.Pos
+	extents []state.Extent
+	pins    []*segment.Segment
+	entries []Entry // by recipient index
+	err     error
+}
+
+// collect looks at the next messages under the lock.
+func (s *Store) collect(f *Filter, from uint32) (list []listed, next uint32, more bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase >= closing {
+		return nil, 0, false, s.gate(true)
+	}
+	s.promote(s.opt.now().UnixNano())
+	if f.ID != 0 {
+		if slot, ok := s.table.Find(uint64(f.ID)); ok {
+			list = s.list(list, f, slot)
+		}
+		return list, 0, false, nil
+	}
+	end := s.table.Slots()
+	for n := 0; from < end && n < entriesStep; from++ {
+		if s.table.Msg(from).Live > 0 {
+			n++
+			list = s.list(list, f, from)
+		}
+	}
+	return list, from, from < end, nil
+}
+
+// list adds a message if one of its recipients matches.
+func (s *Store) list(list []listed, f *Filter, slot uint32) []listed {
+	m := s.table.Msg(slot)
+	rs := s.table.Recipients(slot)
+	var l *listed
+	for i := range rs {
+		r := &rs[i]
+		st := stateOf(r)
+		doubt := r.Flags&state.InDoubt != 0
+		if st == mailq.Used || f.State != 0 && f.State != st || f.InDoubt && !doubt {
+			continue
+		}
+		name := s.table.Queue(r.Queue).Name
+		if f.Queue != "" && f.Queue != name || !strings.HasPrefix(name, f.Prefix) {
+			continue
+		}
+		if l == nil {
+			x := slices.Clone(s.table.Extents(m))
+			list = append(list, listed{id: m.ID, loc: m.Loc, extents: x, pins: s.pinMessage(m.Loc, x), err: s.damaged[m.ID]})
+			l = &list[len(list)-1]
+		}
+		e := Entry{ID: ID(m.ID), Recipient: i, Queue: name, State: st, InDoubt: doubt, Attempts: int(r.Attempts),
+			NotBefore: segment.Time(s.table.NotBefore(r)), Priority: m.Priority, Err: l.err}
+		if n := s.table.Note(r); n != nil {
+			e.Note = slices.Clone(n)
+		}
+		l.entries = append(l.entries, e)
+	}
+	return list
+}
+
+func stateOf(r *state.Recipient) mailq.State {
+	return [...]mailq.State{classUsed: mailq.Used, classPending: mailq.Pending, classDeferred: mailq.InDeferral,
+		classHeld: mailq.OnHold, classClaimed: mailq.Claimed, classDamaged: mailq.Damaged}[classOf(r)]
+}
+
+// fill reads what only the log knows. What can't be read is said in Entry.Err.
+func (l *listed) fill() {
+	m, err := readStored(l.pins, l.id, l.loc, l.extents)
+	if err == nil {
+		next := 0
+		err = m.recipients(func(i int) bool { return next < len(l.entries) && l.entries[next].Recipient == i },
+			func(_ int, address, note []byte) {
+				e := &l.entries[next]
+				next++
+				e.Address = string(address)
+				if e.Note == nil && len(note) > 0 {
+					e.Note = slices.Clone(note)
+				}
+			})
+	}
+	if err == nil {
+		err = m.guard(func() error {
+			e := m.record.Enqueue()
+			env := slices.Clone(e.Envelope())
+			for i := range l.entries {
+				x := &l.entries[i]
+				x.Envelope, x.Size = env, m.size
+				x.EnqueuedAt, x.ExpiresAt = segment.Time(e.EnqueuedAt), segment.Time(e.ExpiresAt)
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		for i := range l.entries {
+			if l.entries[i].Err == nil {
+				l.entries[i].Err = err
+			}
+		}
+	}
+}
+
+// Queues implements mailq.Store.
+func (s *Store) Queues(ctx context.Context) iter.Seq2[QueueInfo, error] {
+	return func(yield func(QueueInfo, error) bool) {
+		s.mu.Lock()
+		if s.phase >= closing {
+			err := s.gate(true)
+			s.mu.Unlock()
+			yield(QueueInfo{}, err)
+			return
+		}
+		s.promote(s.opt.now().UnixNano())
+		var list []QueueInfo
+		at := make(map[uint32]int)
+		for n := range s.table.Queues() {
+			q := s.table.Queue(uint32(n))
+			if q.Name == "" || q.Live == 0 && q.State == (QueueState{}) {
+				continue
+			}
+			c := s.queue(uint32(n))
+			at[uint32(n)] = len(list)
+			list = append(list, QueueInfo{Name: q.Name, State: q.State, Pending: c.counts[classPending], Deferred: c.counts[classDeferred],
+				Held: c.counts[classHeld], Claimed: c.counts[classClaimed], InDoubt: c.doubt, Damaged: c.counts[classDamaged]})
+		}
+		locs := make([]segment.Pos, len(list))
+		s.table.ForEach(func(slot uint32) {
+			m := s.table.Msg(slot)
+			rs := s.table.Recipients(slot)
+			for i := range rs {
+				if rs[i].Standing == state.Used {
+					continue
+				}
+				if q := &list[at[rs[i].Queue]]; q.Oldest == 0 || m.ID < uint64(q.Oldest) {
+					q.Oldest, locs[at[rs[i].Queue]] = ID(m.ID), m.Loc
+				}
+			}
+		})
+		pins := make([][]*segment.Segment, len(list))
+		for i := range list {
+			if list[i].Oldest != 0 {
+				pins[i] = s.pinMessage(locs[i], nil)
+			}
+		}
+		s.mu.Unlock()
+		for i := range list {
+			if len(pins[i]) > 0 {
+				if r, _, err := pins[i][0].Record(locs[i].Offset(), uint64(list[i].Oldest)); err == nil {
+					list[i].OldestAt = segment.Time(r.Enqueue().EnqueuedAt)
+				}
+				release(pins[i])
+			}
+		}
+		slices.SortFunc(list, func(a, b QueueInfo) int { return strings.Compare(a.Name, b.Name) })
+		for _, q := range list {
+			if err := ctx.Err(); err != nil {
+				yield(QueueInfo{}, err)
+				return
+			}
+			if !yield(q, nil) {
+				return
+			}
+		}
+	}
+}
+
+// SetQueue implements mailq.Store.
+func (s *Store) SetQueue(ctx context.Context, queue string, st QueueState) error {
+	if st.Mode > mailq.Suspended {
+		return &mailq.FieldError{Field: "QueueState.Mode", Reason: "is none"}
+	}
+	if st.Doubt > mailq.DeferDoubt {
+		return &mailq.FieldError{Field: "QueueState.Doubt", Reason: "is none"}
+	}
+	if st.DoubtDelay < 0 {
+		return &mailq.FieldError{Field: "QueueState.DoubtDelay", Reason: "is negative"}
+	}
+	return s.queueRecord(ctx, &queueWrite{name: queue, state: st})
+}
+
+// Flush implements mailq.Store.
+func (s *Store) Flush(ctx context.Context, queue string) error {
+	return s.queueRecord(ctx, &queueWrite{name: queue, flush: true})
+}
+
+func (s *Store) queueRecord(ctx context.Context, w *queueWrite) error {
+	if err := checkQueue(w.name); err != nil {
+		return err
+	}
+	t := s.ticket(ctx)
+	t.queue = w
+	if err := s.submit(ctx, t); err != nil {
+		return t.discard(err)
+	}
+	if err := t.wait(ctx); err != nil {
+		return err
+	}
+	t.free()
+	return nil
+}
+
+// Stage implements mailq.Store.
+func (s *Store) Stage(context.Context, int64) (Staged, error) {
+	return nil, &mailq.FieldError{Field: "Stage", Reason: "this version of the engine does not stage bodies yet; Body takes up to Options.MaxMessage"}
+}
+
+var _ mailq.Store = (*Store)(nil)
