@@ -97,6 +97,18 @@ func (o *osFile) WriteDurable(off int64, bufs ...[]byte) error {
 	return o.err("write durably", writeDurable(o.f, off, bufs))
 }
 
+// writeAndSync is writeDurable where there is no such call.
+func writeAndSync(f *os.File, off int64, bufs [][]byte) error {
+	for _, b := range bufs {
+		n, err := f.WriteAt(b, off)
+		if err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return f.Sync()
+}
+
 func (o *osFile) ReadUncached(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, o.err("read uncached", fs.ErrInvalid)
@@ -124,6 +136,9 @@ func (o *osFile) Allocate(size int64) error {
 	old, err := o.Size()
 	if err != nil {
 		return err
+	}
+	if size < 0 {
+		return o.err("allocate", fs.ErrInvalid)
 	}
 	if err := allocate(o.f, old, size); err != nil {
 		err = o.err("allocate", err)

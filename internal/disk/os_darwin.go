@@ -24,7 +24,7 @@ func allocate(f *os.File, old, size int64) error {
 		})
 	})
 	if errors.Is(err, errors.ErrUnsupported) || err == unix.EINVAL {
-		return writeZeros(f, old, size)
+		return fillZeros(f, old, size)
 	}
 	if err != nil {
 		return err
@@ -61,10 +61,10 @@ func properties(f *os.File) (p props, err error) {
 	return p, err
 }
 
-func (d *osDir) Space() (Space, error) {
-	st, err := statfs(d.f)
+func space(f *os.File) (Space, error) {
+	st, err := statfs(f)
 	if err != nil {
-		return Space{}, PathError("statfs", d.Path(), err)
+		return Space{}, err
 	}
 	unit := int64(st.Bsize)
 	return Space{Free: int64(st.Bavail) * unit, Total: int64(st.Blocks) * unit}, nil

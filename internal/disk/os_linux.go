@@ -78,7 +78,7 @@ func advance(bufs [][]byte, n int) [][]byte {
 func allocate(f *os.File, old, size int64) error {
 	err := withFd(f, func(fd int) error { return unix.Fallocate(fd, 0, 0, size) })
 	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
-		return writeZeros(f, old, size)
+		return fillZeros(f, old, size)
 	}
 	return err
 }
@@ -208,10 +208,10 @@ func physicalBlock(f *os.File) int64 {
 	return 0
 }
 
-func (d *osDir) Space() (Space, error) {
+func space(f *os.File) (Space, error) {
 	var st unix.Statfs_t
-	if err := withFd(d.f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
-		return Space{}, PathError("statfs", d.Path(), err)
+	if err := withFd(f, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+		return Space{}, err
 	}
 	unit := int64(st.Frsize)
 	if unit == 0 {

@@ -42,6 +42,30 @@ func withFd(f *os.File, call func(fd int) error) error {
 	return err
 }
 
+// fillZeros makes a file longer with written blocks, where there is no call that
+// reserves them.
+func fillZeros(f *os.File, old, size int64) error {
+	if size <= old {
+		return nil
+	}
+	s, err := space(f)
+	if err != nil {
+		return err
+	}
+	if size-old > s.Free { // rather than find out by filling the device
+		return unix.ENOSPC
+	}
+	zeros := make([]byte, min(size-old, 1<<20))
+	for old < size {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-old)], old)
+		if err != nil {
+			return err
+		}
+		old += int64(n)
+	}
+	return nil
+}
+
 func syncPath(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -119,6 +143,11 @@ func (d *osDir) stat(name string) (st unix.Stat_t, err error) {
 		return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	})
 	return st, err
+}
+
+func (d *osDir) Space() (Space, error) {
+	s, err := space(d.f)
+	return s, PathError("statfs", d.Path(), err)
 }
 
 func (d *osDir) List() ([]Info, error) {

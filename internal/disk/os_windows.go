@@ -66,7 +66,13 @@ func dup(f *os.File) (*os.File, error) {
 
 func writeDurable(f *os.File, off int64, bufs [][]byte) error { return writeAndSync(f, off, bufs) }
 
-func allocate(f *os.File, old, size int64) error { return writeZeros(f, old, size) }
+// allocate: NTFS reserves the clusters of a file that is made longer.
+func allocate(f *os.File, old, size int64) error {
+	if size <= old {
+		return nil
+	}
+	return f.Truncate(size)
+}
 
 func readUncached(f *os.File, p []byte, off int64) (int, error) { return f.ReadAt(p, off) }
 

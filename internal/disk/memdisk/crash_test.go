@@ -389,6 +389,53 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
+// Once it was written again, a page is as any other.
+func TestStoreAfterAFailedSyncWasMadeGood(t *testing.T) {
+	r := newRig(t, memdisk.Config{})
+	f := r.durable("a", sectors("a"))
+	r.ok(r.FailSync("/q/a", memdisk.SyncLost))
+	if err := f.WriteDurable(0, []byte(sectors("b"))); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	r.write(f, 0, sectors("c"))
+	r.ok(f.Sync())
+	m, err := f.MapWritable(sector)
+	r.ok(err)
+	copy(m.Bytes(), sectors("m"))
+	r.leaves("a=c", "a=m")
+	r.ok(m.Close())
+	r.leaves("a=c", "a=m")
+	r.ok(f.Sync())
+	r.leaves("a=m")
+}
+
+// A sync covers what was stored through a mapping.
+func TestSyncOfAMappedFile(t *testing.T) {
+	r := newRig(t, memdisk.Config{})
+	f := r.durable("a", sectors("a"))
+	m, err := f.MapWritable(sector)
+	r.ok(err)
+	copy(m.Bytes(), sectors("m"))
+	r.ok(f.Sync())
+	r.leaves("a=m")
+}
+
+// What passed for clean before a power cut does not after it.
+func TestFailedSyncIsForgottenByAPowerCut(t *testing.T) {
+	r := newRig(t, memdisk.Config{})
+	f := r.durable("a", sectors("a"))
+	r.ok(r.FailSync("/q/a", memdisk.SyncLies))
+	r.ok(f.WriteDurable(0, []byte(sectors("b"))))
+	r.PowerCutWith(func(int) int { return 0 })
+	r = on(t, r.FS)
+	f, err := r.dir.Open("a", true)
+	r.ok(err)
+	m, err := f.MapWritable(sector)
+	r.ok(err)
+	copy(m.Bytes(), sectors("m"))
+	r.leaves("a=a", "a=m")
+}
+
 func TestFailedSyncLosesTheLength(t *testing.T) {
 	r := newRig(t, memdisk.Config{})
 	f := r.durable("a", sectors("a"))

@@ -29,9 +29,9 @@ type nameOp struct {
 	ino       *inode
 }
 
-// apply works for any subset of a history, since it names the inode.
+// apply works for any subset of a history, since an add names the inode.
 func (op nameOp) apply(names map[string]*inode) {
-	if op.drop != "" && names[op.drop] == op.ino {
+	if op.drop != "" {
 		delete(names, op.drop)
 	}
 	if op.add != "" {

@@ -93,7 +93,6 @@ func (ino *inode) load() {
 			copy(ino.cache[i*PageSize:], p[:])
 		}
 	}
-	clear(ino.cache[ino.size:])
 	ino.over = nil
 }
 
