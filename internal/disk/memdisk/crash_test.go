@@ -261,6 +261,10 @@ func TestRemovedFileComesBack(t *testing.T) {
 	if got := on(t, r.FS).show(); got != "a=a" {
 		t.Fatal(got)
 	}
+	// The next change of names is as uncertain as the first.
+	n := on(t, r.FS)
+	r.ok(n.create("new").Close())
+	n.leaves("a=a", "a=a new=")
 	// It takes its room again.
 	if s, err := on(t, r.FS).dir.Space(); err != nil || s.Free != s.Total-page {
 		t.Error(s, err)
@@ -407,6 +411,16 @@ func TestStoreAfterAFailedSyncWasMadeGood(t *testing.T) {
 	r.leaves("a=c", "a=m")
 	r.ok(f.Sync())
 	r.leaves("a=m")
+}
+
+func TestStoreBeforeUnmapping(t *testing.T) {
+	r := newRig(t, memdisk.Config{})
+	f := r.durable("a", sectors("a"))
+	m, err := f.MapWritable(sector)
+	r.ok(err)
+	copy(m.Bytes(), sectors("m"))
+	r.ok(m.Close())
+	r.leaves("a=a", "a=m")
 }
 
 // A sync covers what was stored through a mapping.
