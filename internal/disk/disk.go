@@ -74,7 +74,8 @@ type Identity struct {
 // Space is the room of the file system, in bytes, as far as we may use it.
 type Space struct{ Free, Total int64 }
 
-// Dir is an open directory. Names are plain file names, never paths.
+// Dir is an open directory. Names are plain file names, never paths: see
+// CheckName. Any number of goroutines may use it.
 type Dir interface {
 	// Path is for messages.
 	Path() string
@@ -97,22 +98,26 @@ type Dir interface {
 	// name which is never removed. Taken: a *LockedError at once. The lock dies with the
 	// process or with Close of what was returned.
 	Lock(name string) (io.Closer, error)
-	// Identity of the boot and the mount.
+	// Identity of the boot and the mount. Another boot is always told apart. Where
+	// the platform numbers mounts anew or not at all (Linux before 6.8, macOS), an
+	// unmount can be missed; Windows has neither, and each process counts as a boot.
 	Identity() (Identity, error)
 	// Space of the file system.
 	Space() (Space, error)
 	// Block is the unit that one later write can't reach beyond: the largest of
 	// Alignment, the file system's block and the device's.
 	Block() int
-	// CopyOnWrite reports a file system that does not overwrite in place, where a
-	// write into allocated space can still fail for lack of space, or through a
-	// writable mapping kill the process.
+	// CopyOnWrite reports a file system that does not overwrite in place, or is not
+	// known to: a write into allocated space can still fail for lack of space
+	// there, or through a writable mapping kill the process.
 	CopyOnWrite() bool
 	// Close releases the directory, not the files opened through it.
 	Close() error
 }
 
-// File is an open file. ReadAt may run beside everything else.
+// File is an open file. All methods may run beside each other; where two write
+// the same bytes, either may win. After Close they return fs.ErrClosed; Close
+// does not wait for those that run.
 type File interface {
 	io.ReaderAt
 	Name() string
@@ -130,10 +135,11 @@ type File interface {
 	Sync() error
 	// Size of the file now.
 	Size() (int64, error)
-	// Allocate reserves blocks for [0, size) and makes the file that long. On
-	// an error the file is as long as before.
+	// Allocate reserves blocks for [0, size) and makes the file that long, or
+	// leaves it as long as it is if that is longer. What is new reads as zeros.
+	// Durable only after Sync. On an error the file is as long as before.
 	Allocate(size int64) error
-	// Truncate cuts or extends the file.
+	// Truncate cuts or extends the file. Durable only after Sync.
 	Truncate(size int64) error
 	// Exclusive reports whether the file's blocks are its own: one link, and
 	// not shared by a reflink as far as can be told.
@@ -155,6 +161,6 @@ type Mapping interface {
 	// touching it afterwards does not stall the process. An unreadable page is
 	// ErrFault.
 	Populate(off, n int64) error
-	// Close unmaps.
+	// Close unmaps. Closing again is nil.
 	Close() error
 }
