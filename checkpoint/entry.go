@@ -13,10 +13,12 @@ import (
 //
 //	ID minus the one before   uvarint
 //	location minus the one before   varint
+//	enqueued minus the one before   varint, Unix seconds
 //	weight                    uvarint, in units of 8 bytes
-//	shape                     u8: bit 0 expires, 1 priority, 2 keyed, 3 extents, 4 more than one recipient
+//	shape                     u8: bit 0 expires, 1 priority, 2 keyed, 3 extents, 4 more than one recipient, 5 late
 //	expires                   uvarint, Unix seconds
 //	priority                  u8
+//	late                      uvarint
 //	extents                   uvarint count; each: position u64, weight uvarint, kind u8, first uvarint, CRC u32
 //	recipient count           uvarint
 //	runs of equal recipients until all are there: length uvarint (only with more than one), then
@@ -30,6 +32,7 @@ const (
 	shapeKeyed
 	shapeExtents
 	shapeMany
+	shapeLate
 )
 
 const (
@@ -43,14 +46,16 @@ const (
 
 // delta is what an entry is coded against.
 type delta struct {
-	id  uint64
-	loc segment.Pos
+	id       uint64
+	loc      segment.Pos
+	enqueued uint32
 }
 
 func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) []byte {
 	b = binary.AppendUvarint(b, e.ID-d.id)
 	b = binary.AppendVarint(b, int64(e.Loc-d.loc))
-	d.id, d.loc = e.ID, e.Loc
+	b = binary.AppendVarint(b, int64(e.Enqueued)-int64(d.enqueued))
+	d.id, d.loc, d.enqueued = e.ID, e.Loc, e.Enqueued
 	b = binary.AppendUvarint(b, uint64(e.Weight))
 	var shape byte
 	if e.Expires != 0 {
@@ -68,12 +73,18 @@ func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) 
 	if len(e.Rcpts) > 1 {
 		shape |= shapeMany
 	}
+	if e.Late != 0 {
+		shape |= shapeLate
+	}
 	b = append(b, shape)
 	if e.Expires != 0 {
 		b = binary.AppendUvarint(b, uint64(e.Expires))
 	}
 	if e.Priority != 0 {
 		b = append(b, byte(e.Priority))
+	}
+	if e.Late != 0 {
+		b = binary.AppendUvarint(b, uint64(e.Late))
 	}
 	if len(e.Extents) > 0 {
 		b = binary.AppendUvarint(b, uint64(len(e.Extents)))
@@ -207,15 +218,20 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 	if step == 0 || e.ID < d.id {
 		return errEntry
 	}
-	d.id, d.loc = e.ID, e.Loc
+	e.Enqueued = uint32(int64(d.enqueued) + c.varint())
+	d.id, d.loc, d.enqueued = e.ID, e.Loc, e.Enqueued
 	e.Weight = uint32(c.uvarint())
 	shape := c.byte()
+	e.Late = 0
 	e.Expires, e.Priority, e.Keyed, e.Extents, e.Rcpts = 0, 0, shape&shapeKeyed != 0, e.Extents[:0], e.Rcpts[:0]
 	if shape&shapeExpires != 0 {
 		e.Expires = uint32(c.uvarint())
 	}
 	if shape&shapePriority != 0 {
 		e.Priority = int8(c.byte())
+	}
+	if shape&shapeLate != 0 {
+		e.Late = uint32(c.uvarint())
 	}
 	if shape&shapeExtents != 0 {
 		n := c.uvarint()

@@ -111,6 +111,7 @@ type EnqueueFields struct {
 	BodyLen    int64
 	BodyOff    int64
 	BodyCRC    uint32
+	Late       uint32
 	Chunks     []ChunkRef
 }
 
@@ -128,7 +129,7 @@ func PutEnqueue(b []byte, back int64, m *mailq.Message, f *EnqueueFields) Record
 	le.PutUint32(r[60:], uint32(len(m.Envelope)))
 	le.PutUint32(r[68:], uint32(len(m.Recipients)))
 	le.PutUint32(r[72:], uint32(len(f.Chunks)))
-	le.PutUint32(r[76:], 0)
+	le.PutUint32(r[76:], f.Late)
 	queues := putList(r, 80, m.Recipients, f.Chunks, m.Key, m.Envelope)
 	le.PutUint32(r[64:], queues)
 	return r.finish()

@@ -22,7 +22,7 @@ const (
 	//	64 queue count u32
 	//	68 recipient count u32
 	//	72 chunk count u32              with chunks, the body is all theirs
-	//	76 zeros u32
+	//	76 late u32                     place in the order of commits: ID plus late; 0 where the ID was given at commit
 	//	80 recipients, 16 bytes each: queue u32 (index into the list below),
 	//	   address length u16, note length u16, not before i64
 	//	.. chunks, 16 bytes each: position u64, length u32, CRC u32
@@ -339,6 +339,7 @@ type EnqueueRecord struct {
 	EnqueuedAt, ExpiresAt int64
 	BodyLen               int64
 	BodyCRC               uint32
+	Late                  uint32
 	Priority              int8
 }
 
@@ -350,6 +351,7 @@ func (r Record) Enqueue() EnqueueRecord {
 		ExpiresAt:  int64(le.Uint64(r[32:])),
 		BodyLen:    int64(le.Uint64(r[40:])),
 		BodyCRC:    le.Uint32(r[52:]),
+		Late:       le.Uint32(r[76:]),
 		Priority:   int8(r[56]),
 	}
 }

@@ -71,7 +71,7 @@ func (t *Table) applyEnqueue(pos segment.Pos, r segment.Record) error {
 	slot := t.newMessage(id, e.Len())
 	m := t.Msg(slot)
 	m.Loc, m.Priority = pos, e.Priority
-	m.Expires = seconds(e.ExpiresAt)
+	m.Expires, m.Enqueued, m.late = seconds(e.ExpiresAt), seconds(e.EnqueuedAt), e.Late
 	weight := r.Weight()
 	if n := e.Chunks(); n > 0 {
 		x := make([]Extent, n)
@@ -181,12 +181,16 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 	if s.Result != mailq.Held && s.Result != mailq.Released {
 		r.Flags &^= Started | Deferred
 	}
+	// What an operator decided while a delivery was under way outlives the attempt: a
+	// hold stays until Released, and doubt without a time of its own keeps the time there is.
 	switch s.Result {
 	case mailq.Deferred:
-		r.Standing, due = Pending, s.Until
+		due = s.Until
 		r.Flags |= Deferred
 	case mailq.Uncertain:
-		r.Standing, due = Pending, s.Until
+		if s.Until != 0 {
+			due = s.Until
+		}
 		r.Flags |= InDoubt
 	case mailq.Held:
 		r.Standing = Held

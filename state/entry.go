@@ -11,6 +11,8 @@ type Entry struct {
 	Loc      segment.Pos
 	Weight   uint32 // in the table's units
 	Expires  uint32
+	Enqueued uint32
+	Late     uint32
 	Priority int8
 	Keyed    bool
 	Rcpts    []EntryRecipient
@@ -29,6 +31,7 @@ type EntryRecipient struct {
 func (t *Table) Entry(slot uint32, e *Entry) {
 	m := t.Msg(slot)
 	e.ID, e.Loc, e.Weight, e.Expires, e.Priority = m.ID, m.Loc, m.Weight, m.Expires, m.Priority
+	e.Enqueued, e.Late = m.Enqueued, m.late
 	e.Keyed = m.flags&msgKeyed != 0
 	e.Extents = append(e.Extents[:0], t.Extents(m)...)
 	e.Rcpts = e.Rcpts[:0]
@@ -45,6 +48,7 @@ func (t *Table) Load(e *Entry) uint32 {
 	slot := t.newMessage(e.ID, len(e.Rcpts))
 	m := t.Msg(slot)
 	m.Loc, m.Weight, m.Expires, m.Priority = e.Loc, e.Weight, e.Expires, e.Priority
+	m.Enqueued, m.late = e.Enqueued, e.Late
 	if e.Keyed {
 		m.flags |= msgKeyed
 	}

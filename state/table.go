@@ -37,14 +37,16 @@ type Recipient struct {
 	_   uint16
 }
 
-// Message is the state of one message: 56 bytes without pointers.
+// Message is the state of one message: 64 bytes without pointers.
 type Message struct {
 	ID       uint64
 	Loc      segment.Pos // of its Enqueue record, or the newest copy of it
 	Weight   uint32      // bytes of the log that it holds, in units of weightUnit
 	Expires  uint32      // Unix seconds, rounded up; 0: never
+	Enqueued uint32      // Unix seconds; the exact time is in the record
 	Live     uint32      // recipients not used
 	n        uint32
+	late     uint32
 	multi    uint32 // index+1 of its recipients; 0: there is one, below
 	Priority int8
 	flags    uint8
@@ -181,6 +183,10 @@ func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(t, 
 
 // Len is the number of recipients that a message has, the used ones included.
 func (m *Message) Len() int { return int(m.n) }
+
+// Order is the message's place in the order in which messages were committed. It is
+// the ID, unless that was reserved some time before.
+func (m *Message) Order() uint64 { return m.ID + uint64(m.late) }
 
 // Bytes is how much of the log the message holds.
 func (m *Message) Bytes() int64 { return int64(m.Weight) * weightUnit }

@@ -81,10 +81,10 @@ func (b *body) Size() int64 { return b.size }
 
 // View implements mailq.Body. A range that lies in one chunk of the body is not copied.
 func (b *body) View(off, n int64, f func([]byte) error) error {
-	if off < 0 || n < 0 || off > b.size || n > b.size-off {
-		return fmt.Errorf("bytes %d to %d of a body of %d: %w", off, off+n, b.size, io.ErrUnexpectedEOF)
-	}
 	return b.read(func() error {
+		if off < 0 || n < 0 || off > b.size || n > b.size-off {
+			return fmt.Errorf("bytes from %d, %d of them, of a body of %d: %w", off, n, b.size, io.ErrUnexpectedEOF)
+		}
 		if n == 0 {
 			return f(nil)
 		}

@@ -57,6 +57,9 @@ type claim struct {
 type claimRun struct{ slot, first, count uint32 }
 
 func (c *claim) find(index int) int {
+	if index < 0 || index >= segment.RecipientsMax {
+		return -1
+	}
 	pos, ok := slices.BinarySearchFunc(c.rcpts, uint32(index), func(r claimRcpt, i uint32) int { return int(r.index) - int(i) })
 	if !ok {
 		return -1

@@ -50,6 +50,7 @@ func (s *Store) beginClose() {
 	}
 	s.doubtAll()
 	s.phase = closing
+	s.shut.Store(true)
 	close(s.ended)
 	s.wakeConsumers()
 	s.roomy.Broadcast()

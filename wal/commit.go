@@ -162,10 +162,11 @@ func (s *Store) place(t *ticket) *group {
 			p.id = uint64(m.ID)
 			if p.id == 0 {
 				p.id = s.nextID
-				s.nextID++
 			} else {
 				s.reserved.take(p.id)
+				p.late = uint32(min(s.nextID-p.id, 1<<32-1))
 			}
+			s.nextID++ // one for each, so that no two have the same place in the order
 			if m.Key != "" {
 				s.keysOut[m.Key] = p.id
 				t.keys = append(t.keys, m.Key)
@@ -213,7 +214,7 @@ func (t *ticket) encode(g *group) {
 		if p.shared {
 			continue
 		}
-		f := segment.EnqueueFields{ID: p.id, EnqueuedAt: t.at, BodyLen: p.size, Chunks: p.chunks}
+		f := segment.EnqueueFields{ID: p.id, EnqueuedAt: t.at, BodyLen: p.size, Chunks: p.chunks, Late: p.late}
 		if p.chunks == nil {
 			n := copy(g.body[body:], m.Body)
 			f.BodyOff, f.BodyCRC = int64(body), segment.BodyCRC(p.id, g.body[body:body+n])

@@ -288,12 +288,12 @@ func (c *consumer) blocked(queue string, now int64) (blocked bool, pause time.Du
 // there as one delivery takes.
 func (c *consumer) claim(q *queue, now int64) *claim {
 	s := c.s
-	e, ok := s.nextReady(q, 0)
+	e, ok := s.nextReady(q, nil)
 	if !ok {
 		return nil
 	}
 	m := s.table.Msg(e.ref.Slot)
-	cl := &claim{s: s, c: c, q: q, slot: e.ref.Slot, id: e.id, loc: m.Loc, durable: true,
+	cl := &claim{s: s, c: c, q: q, slot: e.ref.Slot, id: m.ID, loc: m.Loc, durable: true,
 		extents: s.table.Extents(m), group: c.groupOf(s.table.Queue(q.number).Name)}
 	for ok {
 		r := s.table.Rcpt(e.ref)
@@ -305,7 +305,7 @@ func (c *consumer) claim(q *queue, now int64) *claim {
 		if len(cl.rcpts) == c.opt.MaxRecipients {
 			break
 		}
-		e, ok = s.nextReady(q, cl.id)
+		e, ok = s.nextReady(q, cl)
 	}
 	cl.open = len(cl.rcpts)
 	c.inFlight++

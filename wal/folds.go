@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -36,6 +37,7 @@ type foldState struct {
 	failed  error // of the last fold
 	sumNew  *checkpoint.Summary
 	sumOld  *checkpoint.Summary
+	streams uint32 // the first segment that may hold chunks which were not named yet at newest
 	newInfo []CheckpointInfo
 }
 
@@ -57,14 +59,15 @@ func (f *foldState) init(s *Store, r *recovered) {
 	f.grown.Store(r.found.ReplayedBytes)
 	// Whether the older one is still whole was not looked at: until the next fold has made a
 	// newer one, nothing is recycled on its word.
-	f.note()
+	f.note(segment.NumberMax) // streams of an earlier opening are garbage
 	f.grew(0)
 }
 
 // note publishes what the checkpoints say.
-func (f *foldState) note() {
+func (f *foldState) note(streams uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.streams = streams
 	f.sumNew, f.sumOld, f.newInfo = nil, nil, nil
 	if f.newest != nil {
 		s := f.newest.Summary()
@@ -112,8 +115,9 @@ func (s *Store) fold() error {
 	defer f.running.Unlock()
 	s.mu.Lock()
 	to := s.table.Applied
+	streams := s.firstStream()
 	s.mu.Unlock()
-	err := f.makeOne(to)
+	err := f.makeOne(to, streams)
 	f.mu.Lock()
 	f.failed = err
 	f.mu.Unlock()
@@ -125,7 +129,7 @@ func (s *Store) fold() error {
 	return s.recycle()
 }
 
-func (f *foldState) makeOne(to segment.Pos) error {
+func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 	if f.newest != nil && f.newest.Pos == to {
 		return nil
 	}
@@ -138,7 +142,7 @@ func (f *foldState) makeOne(to segment.Pos) error {
 	// The newer one was read back and its name is durable: now the oldest may go.
 	oldest := f.older
 	f.older, f.newest = f.newest, c
-	f.note()
+	f.note(streams)
 	var errs []error
 	if oldest != nil {
 		errs = append(errs, oldest.Close())
@@ -168,7 +172,7 @@ func (f *foldState) removeOthers() error {
 func (s *Store) recycle() error {
 	f := &s.folds
 	f.mu.Lock()
-	newer, older := f.sumNew, f.sumOld
+	newer, older, streams := f.sumNew, f.sumOld, f.streams
 	f.mu.Unlock()
 	var numbers []uint32
 	for _, i := range s.log.Segments() {
@@ -178,25 +182,20 @@ func (s *Store) recycle() error {
 	if len(dead) == 0 {
 		return nil
 	}
-	s.mu.Lock()
-	kept := dead[:0]
-	for _, n := range dead {
-		if !s.streamsFrom(n) {
-			kept = append(kept, n)
-		}
-	}
-	s.mu.Unlock()
-	return s.log.Recycle(kept)
+	dead = slices.DeleteFunc(dead, func(n uint32) bool { return n >= streams })
+	return s.log.Recycle(dead)
 }
 
-// streamsFrom reports whether a segment may hold chunks that no message names yet.
-func (s *Store) streamsFrom(n uint32) bool {
+// firstStream is the first segment that may hold chunks which no message names yet. It
+// is taken together with the position of a checkpoint: a stream that was open then may
+// name its chunks behind it, one that was opened later has them behind it. Store.mu
+// is held.
+func (s *Store) firstStream() uint32 {
+	first := uint32(segment.NumberMax)
 	for _, from := range s.streams {
-		if n >= from {
-			return true
-		}
+		first = min(first, from)
 	}
-	return false
+	return first
 }
 
 // Checkpoint makes a checkpoint of all that is applied now. When it returns nil it is on

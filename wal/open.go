@@ -427,10 +427,6 @@ func (s *Store) writeOpen(r *recovered) error {
 		default:
 			list = appendRun(list, un)
 		}
-		if rc.Standing == state.Held && q.Doubt != mailq.HoldDoubt {
-			un.Result = Held // an operator's hold outlives the attempt
-			list = appendRun(list, un)
-		}
 		runs[id(ref)] = list
 	}
 	info := segment.OpenInfo{Cut: r.found.CutSize, Clean: r.clean(), Warm: r.warm(), InDoubt: int64(len(refs))}
@@ -483,13 +479,14 @@ func b2i(b bool) int {
 	return 0
 }
 
-// buildQueues fills the scheduler from the table, in the order of IDs.
+// buildQueues fills the scheduler from the table, in the order of commits.
 func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
+	s.countSuspended()
 	slots := make([]uint32, 0, s.table.Messages())
 	s.table.ForEach(func(slot uint32) { slots = append(slots, slot) })
 	slices.SortFunc(slots, func(a, b uint32) int {
-		ia, ib := s.table.Msg(a).ID, s.table.Msg(b).ID
+		ia, ib := s.table.Msg(a).Order(), s.table.Msg(b).Order()
 		switch {
 		case ia < ib:
 			return -1
@@ -526,6 +523,7 @@ func (s *Store) Shutdown(ctx context.Context) error {
 		return s.Close()
 	}
 	s.phase = draining
+	s.shut.Store(true)
 	var idle chan struct{}
 	if s.out > 0 {
 		if s.idle == nil {

@@ -55,6 +55,9 @@ func (s *Store) planAll(t *ticket) error {
 		if m.ID != 0 && !s.reserved.has(uint64(m.ID)) {
 			return inBatch(t, "Enqueue", i, &mailq.FieldError{Field: "ID", Reason: fmt.Sprintf("%v was not reserved, or is taken", m.ID)})
 		}
+		if err := s.suspendedFor(m.Recipients); err != nil {
+			return inBatch(t, "Enqueue", i, err)
+		}
 		for j := range i {
 			if m.ID != 0 && t.enqueue[j].ID == m.ID {
 				return inBatch(t, "Enqueue", i, &mailq.FieldError{Field: "ID", Reason: "is in the batch twice"})
@@ -73,6 +76,19 @@ func (s *Store) planAll(t *ticket) error {
 	for i := range t.edit {
 		if err := s.planEdit(t, &t.edit[i]); err != nil {
 			return inBatch(t, "Edit", i, err)
+		}
+	}
+	return nil
+}
+
+// suspendedFor refuses mail for a queue that takes none.
+func (s *Store) suspendedFor(list []Recipient) error {
+	if s.suspended == 0 {
+		return nil
+	}
+	for i := range list {
+		if q, ok := s.table.FindQueue(list[i].Queue); ok && s.table.Queue(q).State.Mode == mailq.Suspended {
+			return &mailq.FullError{Reason: "queue " + list[i].Queue + " is suspended"}
 		}
 	}
 	return nil

@@ -61,7 +61,7 @@ type scheduler struct {
 // whose recipient has moved on are dropped when they come up.
 type queue struct {
 	number uint32
-	ready  fifo      // in the order of (ID, index)
+	ready  fifo      // in the order of (commit, index)
 	back   entryHeap // what came back, or came late, in the same order
 	due    dueHeap
 	timer  int // place in scheduler.timers, -1 if none
@@ -72,14 +72,14 @@ type queue struct {
 
 func (q *queue) hasReady() bool { return q.ready.n > 0 || len(q.back) > 0 }
 
-// entry names a recipient by slot and index; id orders it.
+// entry names a recipient by slot and index; order is its message's.
 type entry struct {
-	id  uint64
-	ref state.Ref
+	order uint64
+	ref   state.Ref
 }
 
 func (e entry) before(o entry) bool {
-	return e.id < o.id || e.id == o.id && e.ref.Index < o.ref.Index
+	return e.order < o.order || e.order == o.order && e.ref.Index < o.ref.Index
 }
 
 type dueEntry struct {
@@ -143,7 +143,7 @@ func (s *Store) settleDown(q *queue, ref state.Ref, r *state.Recipient, now int6
 func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient) {
 	r.Mem |= memReady
 	s.table.Ref(ref.Slot)
-	e := entry{s.table.Msg(ref.Slot).ID, ref}
+	e := entry{s.table.Msg(ref.Slot).Order(), ref}
 	if q.ready.n == 0 || q.ready.last.before(e) {
 		q.ready.push(e)
 	} else {
@@ -154,13 +154,13 @@ func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient) {
 
 // nextReady takes the oldest entry off the ready lists whose recipient is still due.
 // With same it only takes one of that message.
-func (s *Store) nextReady(q *queue, same uint64) (entry, bool) {
+func (s *Store) nextReady(q *queue, same *claim) (entry, bool) {
 	for q.hasReady() {
 		fromBack := q.ready.n == 0
 		var e entry
 		if !fromBack {
 			ref := q.ready.first()
-			e = entry{s.table.Msg(ref.Slot).ID, ref}
+			e = entry{s.table.Msg(ref.Slot).Order(), ref}
 			fromBack = len(q.back) > 0 && q.back[0].before(e)
 		}
 		if fromBack {
@@ -168,7 +168,7 @@ func (s *Store) nextReady(q *queue, same uint64) (entry, bool) {
 		}
 		r := s.table.Rcpt(e.ref)
 		due := r.Standing == state.Pending && r.Mem&(memClaimed|memDamaged|memUsing|memWaiting) == 0
-		if due && same != 0 && e.id != same {
+		if due && same != nil && e.ref.Slot != same.slot {
 			return entry{}, false
 		}
 		if fromBack {
@@ -258,8 +258,18 @@ func (s *Store) Dying(slot uint32) { delete(s.damaged, s.table.Msg(slot).ID) }
 
 // QueueChanged implements state.Observer.
 func (s *Store) QueueChanged(n uint32) {
+	s.countSuspended()
 	if q := s.queue(n); q.hasReady() {
 		s.announce(q)
+	}
+}
+
+func (s *Store) countSuspended() {
+	s.suspended = 0
+	for n := range s.table.Queues() {
+		if s.table.Queue(uint32(n)).State.Mode == mailq.Suspended {
+			s.suspended++
+		}
 	}
 }
 

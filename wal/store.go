@@ -77,12 +77,15 @@ type Store struct {
 	ended     chan struct{} // closed when phase leaves running for closing or failed
 	idle      chan struct{} // closed when out is 0 while the store is shutting down
 	damaged   map[uint64]error
+	suspended int // queues that take no mail
+	oldest    oldest
 	cleanOpen bool
 
 	work    chan struct{} // pokes the committer
 	done    chan struct{} // the committer has ended
 	commits atomic.Int64
 	full    atomic.Bool // the last write found the disk full
+	shut    atomic.Bool // intake has ended, for Admit
 	limits  groupLimits
 	syncing atomic.Int64 // Unix ns since when a write is under way, or 0
 
@@ -232,6 +235,7 @@ func (s *Store) latch(err error) {
 		close(s.ended)
 	}
 	s.phase = failed
+	s.shut.Store(true)
 	s.failure = fmt.Errorf("%w: %w", ErrFailed, err)
 	s.opt.Logger.Error("the store failed; only reopening clears it", "dir", s.dir.Path(), "err", err)
 	s.roomy.Broadcast()

@@ -42,6 +42,7 @@ type ticket struct {
 // messagePlan is what was worked out for a message before the lock was taken.
 type messagePlan struct {
 	id     uint64
+	late   uint32
 	table  int // bytes of its record
 	chunks []segment.ChunkRef
 	size   int64

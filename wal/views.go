@@ -24,6 +24,7 @@ func (s *Store) Stats() Stats {
 		Messages:  int64(s.table.Messages()),
 		LiveBytes: c.Weight, TailCut: c.TailCut, UncleanOpens: c.UncleanOpens,
 	}
+	st.OldestPin = s.oldest.at(s.table, s.opt.now())
 	s.mu.Unlock()
 	st.WorkQueueLength = st.Pending + st.Deferred + st.Held + st.Claimed + st.Damaged
 	st.WorkQueueFloor = s.floor.observe(s.opt.now(), st.WorkQueueLength)
@@ -42,6 +43,35 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
+// oldest remembers the oldest message that is not dead. Looking for it means looking at
+// every message, so that is done at most once a second.
+type oldest struct {
+	slot   uint32
+	id     uint64
+	looked time.Time
+}
+
+func (o *oldest) at(t *state.Table, now time.Time) time.Time {
+	if t.Messages() == 0 {
+		return time.Time{}
+	}
+	dead := o.slot >= t.Slots() || t.Msg(o.slot).ID != o.id || t.Msg(o.slot).Live == 0
+	if dead && (o.id == 0 || now.Sub(o.looked) >= time.Second) {
+		o.looked, o.id = now, 0
+		first := uint64(1<<64 - 1)
+		t.ForEach(func(slot uint32) {
+			if m := t.Msg(slot); m.Order() < first {
+				first, o.slot, o.id = m.Order(), slot, m.ID
+			}
+		})
+		dead = false
+	}
+	if dead {
+		return time.Time{}
+	}
+	return time.Unix(int64(t.Msg(o.slot).Enqueued), 0)
+}
+
 func (f *foldState) bytes() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -54,10 +84,10 @@ func (f *foldState) bytes() int64 {
 
 // Admit implements mailq.Store.
 func (s *Store) Admit(size int64) error {
-	select {
-	case <-s.ended:
-		return ErrClosed
-	default:
+	if s.shut.Load() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.gate(false)
 	}
 	if size > s.opt.MaxMessage {
 		return &mailq.LimitError{Field: "Body", Size: size, Max: s.opt.MaxMessage}
