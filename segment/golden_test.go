@@ -19,7 +19,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func goldenSegment() *image {
 	g := newImage(1, 0x0123456789abcdef, SizeMin)
 	b := &batch{}
-	b.add(OpenSize, func(dst []byte, back int64) Record { return PutOpen(dst, back, OpenInfo{Cut: 4096, Warm: true, InDoubt: 2}) })
+	b.add(OpenSize, func(dst []byte, back int64) Record {
+		return PutOpen(dst, back, OpenInfo{Cut: 4096, Warm: true, InDoubt: 2})
+	})
 	g.frame(Open, b)
 
 	b = &batch{}
