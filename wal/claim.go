@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -60,8 +61,9 @@ func (c *claim) find(index int) int {
 	if index < 0 || index >= segment.RecipientsMax {
 		return -1
 	}
-	pos, ok := slices.BinarySearchFunc(c.rcpts, uint32(index), func(r claimRcpt, i uint32) int { return int(r.index) - int(i) })
-	if !ok {
+	// Only the index is read, which never changes: it may be asked for without the lock.
+	pos := sort.Search(len(c.rcpts), func(i int) bool { return int(c.rcpts[i].index) >= index })
+	if pos == len(c.rcpts) || int(c.rcpts[pos].index) != index {
 		return -1
 	}
 	return pos

@@ -20,23 +20,19 @@ const (
 
 // Close implements mailq.Store. It returns within seconds, also while a write hangs; the
 // lock on the directory is let go only when that write has returned, whenever that is.
-func (s *Store) Close() error {
-	s.closing.Do(func() {
+func (s *Store) Close() (err error) {
+	s.closing.Do(func() { // whoever comes second waits here, and gets nil
 		finished := make(chan error, 1)
 		s.beginClose()
 		go func() { finished <- s.finishClose() }()
 		t := time.NewTimer(closeWait)
 		defer t.Stop()
 		select {
-		case s.closeEr = <-finished:
+		case err = <-finished:
 		case <-t.C:
-			s.closeEr = fmt.Errorf("a write has hung for %v; the directory stays locked until it returns: %w", closeWait, ErrUnknown)
+			err = fmt.Errorf("a write has hung for %v; the directory stays locked until it returns: %w", closeWait, ErrUnknown)
 		}
-		close(s.closed)
 	})
-	<-s.closed
-	err := s.closeEr
-	s.closeEr = nil // twice is nil
 	return err
 }
 

@@ -68,7 +68,7 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 	g := s.place(t)
 	s.mu.Unlock()
 	s.poke()
-	t.encode(g)
+	t.encode()
 	g.encoding.Done()
 	return nil
 }
@@ -201,13 +201,13 @@ func (s *Store) place(t *ticket) *group {
 	if t.chunk != nil {
 		g.records++
 	}
-	t.base = at
+	t.base, t.table, t.body = at, g.table, g.body[:t.bodyAt+body]
 	return g
 }
 
 // encode writes the messages of a batch into their place: the copy of the body is what
 // takes time, and it needs no lock.
-func (t *ticket) encode(g *group) {
+func (t *ticket) encode() {
 	at, body := t.base, t.bodyAt
 	for i := range t.enqueue {
 		m, p := &t.enqueue[i], &t.plans[i]
@@ -216,18 +216,18 @@ func (t *ticket) encode(g *group) {
 		}
 		f := segment.EnqueueFields{ID: p.id, EnqueuedAt: t.at, BodyLen: p.size, Chunks: p.chunks, Late: p.late}
 		if p.chunks == nil {
-			n := copy(g.body[body:], m.Body)
-			f.BodyOff, f.BodyCRC = int64(body), segment.BodyCRC(p.id, g.body[body:body+n])
-			clear(g.body[body+n : body+pad8(n)])
+			n := copy(t.body[body:], m.Body)
+			f.BodyOff, f.BodyCRC = int64(body), segment.BodyCRC(p.id, t.body[body:body+n])
+			clear(t.body[body+n : body+pad8(n)])
 			body += pad8(n)
 		}
-		segment.PutEnqueue(g.table[at:at+p.table], int64(at), m, &f)
+		segment.PutEnqueue(t.table[at:at+p.table], int64(at), m, &f)
 		at += p.table
 	}
 	if c := t.chunk; c != nil {
-		n := copy(g.body[body:], c.data)
-		clear(g.body[body+n : body+pad8(n)])
-		segment.PutChunk(g.table[at:at+segment.ChunkSize], int64(at), c.stream, c.sequence, int64(body), uint32(n), c.crc)
+		n := copy(t.body[body:], c.data)
+		clear(t.body[body+n : body+pad8(n)])
+		segment.PutChunk(t.table[at:at+segment.ChunkSize], int64(at), c.stream, c.sequence, int64(body), uint32(n), c.crc)
 	}
 }
 

@@ -349,7 +349,7 @@ func newStore(d disk.Dir, lock interface{ Close() error }, uuid [16]byte, o Opti
 		claimed: make(map[state.Ref]*claim), keysOut: make(map[string]uint64), growing: make(map[uint64]int),
 		streams: make(map[*ticket]uint32), consumers: make(map[*consumer]struct{}), single: make(map[string]*consumer),
 		damaged: make(map[uint64]error), clockPoke: make(chan struct{}, 1), work: make(chan struct{}, 1),
-		ended: make(chan struct{}), done: make(chan struct{}), closed: make(chan struct{}),
+		ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	s.roomy = sync.NewCond(&s.mu)
 	return s

@@ -93,8 +93,6 @@ type Store struct {
 	floor   floor
 	disk    atomic.Int64 // bytes of all files, as of the last look
 	closing sync.Once
-	closed  chan struct{} // Close has done what it does in bounded time
-	closeEr error
 	bg      sync.WaitGroup
 }
 

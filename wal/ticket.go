@@ -34,7 +34,9 @@ type ticket struct {
 	oneSettle [1]Settlement
 	streaming bool // chunks of it may be in the log
 	undo      []undo
-	tableAt   int // place in the group
+	table     []byte // of the group, through this batch's place
+	body      []byte
+	tableAt   int
 	bodyAt    int
 	base      int // of records before those that the caller's goroutine encodes
 }
