@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"sync"
 	"testing/iotest"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -129,7 +128,7 @@ func bodyWriteError(e *env) {
 
 func bodyMany(e *env) {
 	d, want := e.withBody(200_000)
-	var wg sync.WaitGroup
+	wg := e.team()
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range 20 {

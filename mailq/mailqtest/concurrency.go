@@ -119,11 +119,11 @@ func (e *env) once(l *ledger, want int64) {
 
 func concurrentDelivery(e *env) {
 	l := &ledger{final: map[slot]int{}}
-	var producers, consumers sync.WaitGroup
-	n := e.produce(&producers, 4, 40)
+	producers, consumers := e.team(), e.team()
+	n := e.produce(producers, 4, 40)
 	var all atomic.Bool
 	go func() { producers.Wait(); all.Store(true) }()
-	e.consume(&consumers, func() int64 {
+	e.consume(consumers, func() int64 {
 		if !all.Load() {
 			return 1 << 60
 		}
@@ -146,11 +146,11 @@ func concurrentChaos(e *env) {
 	l := &ledger{final: map[slot]int{}}
 	var held sync.Map // slot: which recipients are out now
 	var bounces atomic.Int64
-	var producers, consumers sync.WaitGroup
-	n := e.produce(&producers, 3, 30)
+	producers, consumers := e.team(), e.team()
+	n := e.produce(producers, 3, 30)
 	var all atomic.Bool
 	go func() { producers.Wait(); all.Store(true) }()
-	e.consume(&consumers, func() int64 {
+	e.consume(consumers, func() int64 {
 		if !all.Load() {
 			return 1 << 60
 		}
@@ -200,7 +200,7 @@ func concurrentChaos(e *env) {
 
 func concurrentOrder(e *env) {
 	const producers, each = 4, 30
-	var wg sync.WaitGroup
+	wg := e.team()
 	s := e.store
 	for p := range producers {
 		wg.Go(func() {
@@ -237,7 +237,7 @@ func concurrentMarks(e *env) {
 		id := e.post("q", "x")
 		d := e.nextID(c, id)
 		var err error
-		var wg sync.WaitGroup
+		wg := e.team()
 		wg.Go(func() {
 			if err := e.store.MarkUsed(e.ctx, id, 0); err != nil {
 				e.wants("MarkUsed", err, mailq.ErrNotFound) // the message may be dead
@@ -270,7 +270,7 @@ func concurrentEntries(e *env) {
 	}
 	s := e.store
 	stop := make(chan struct{})
-	var wg sync.WaitGroup
+	wg := e.team()
 	wg.Go(func() {
 		for {
 			for i, id := range churn {
@@ -318,7 +318,7 @@ func concurrentEntries(e *env) {
 func concurrentSubmit(e *env) {
 	const goroutines, each = 4, 40
 	ids := make([][]mailq.ID, goroutines)
-	var wg sync.WaitGroup
+	wg := e.team()
 	s := e.store
 	for g := range goroutines {
 		wg.Go(func() {

@@ -2,7 +2,6 @@ package mailqtest
 
 import (
 	"math"
-	"sync"
 
 	"github.com/mtawal/mtawal/mailq"
 )
@@ -70,7 +69,7 @@ func idsDoNotRepeatAfterCrash(e *env) {
 
 func idsForMany(e *env) {
 	got := make([][]mailq.ID, 8)
-	var wg sync.WaitGroup
+	wg := e.team()
 	for g := range got {
 		wg.Go(func() {
 			for range 500 {

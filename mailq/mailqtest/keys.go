@@ -3,7 +3,6 @@ package mailqtest
 import (
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/mtawal/mtawal/mailq"
 )
@@ -106,7 +105,7 @@ func keyMany(e *env) {
 	for _, k := range []string{"a", "b", "c", "d"} {
 		got := make([]mailq.ID, 8)
 		s := e.store
-		var wg sync.WaitGroup
+		wg := e.team()
 		for g := range got {
 			wg.Go(func() {
 				var err error

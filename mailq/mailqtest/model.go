@@ -101,6 +101,15 @@ func (m *model) learn(id mailq.ID, msg mailq.Message) {
 	m.did("enqueued %v, %d recipients", id, len(msg.Recipients))
 }
 
+func (m *model) learnAll(ids []mailq.ID, b mailq.Batch) {
+	if len(ids) != len(b.Enqueue) {
+		m.Fatalf("Commit of %d messages returned %d IDs", len(b.Enqueue), len(ids))
+	}
+	for i, id := range ids {
+		m.learn(id, b.Enqueue[i])
+	}
+}
+
 func (m *model) enqueue() {
 	if m.rng.IntN(4) > 0 {
 		msg := m.random()
@@ -108,9 +117,7 @@ func (m *model) enqueue() {
 		return
 	}
 	b := mailq.Batch{Enqueue: []mailq.Message{m.random(), m.random()}}
-	for i, id := range m.commit(b) {
-		m.learn(id, b.Enqueue[i])
-	}
+	m.learnAll(m.commit(b), b)
 }
 
 func (m *model) claim() {
@@ -210,9 +217,7 @@ func (m *model) settle() {
 		m.Errorf("Commit: %v", err)
 		return
 	}
-	for i, id := range ids {
-		m.learn(id, b.Enqueue[i])
-	}
+	m.learnAll(ids, b)
 	for _, o := range outcomes {
 		m.apply(slot{c.d.ID, o.Recipient}, o)
 		delete(c.held, o.Recipient)

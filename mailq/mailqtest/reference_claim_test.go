@@ -95,6 +95,11 @@ func (c *refClaim) Start(_ context.Context, recipients []int) error {
 	for _, r := range list {
 		r.started = true
 	}
+	if c.s.bug == "serves Start twice as two attempts" {
+		for _, r := range list {
+			r.attempts++
+		}
+	}
 	return c.err
 }
 
@@ -106,6 +111,9 @@ type refBody struct{ c *refClaim }
 func (b refBody) open() ([]byte, error) {
 	b.c.s.mu.Lock()
 	defer b.c.s.mu.Unlock()
+	if b.c.s.bug == "shows another's body" {
+		return b.c.s.d.messages[0].Body, nil
+	}
 	if b.c.s.closed {
 		return nil, mailq.ErrClosed
 	}
@@ -208,7 +216,7 @@ func (c *refConsumer) claim(queue string, now time.Time) *mailq.Delivery {
 			g := c.group(r.Queue)
 			n := c.out(g)
 			may = (queue == "" || queue == r.Queue) && c.serves(r.Queue) && s.d.queues[r.Queue].Mode == mailq.Active &&
-				(c.o.PerGroup == 0 || n < c.o.PerGroup) && (c.limit[g] == 0 || n < c.limit[g]) && !c.pause[g].After(now)
+				(c.o.PerGroup == 0 || n < c.o.PerGroup) && (c.limit[g] == 0 || n < c.limit[g] || s.bug == "ignores Limit") && !c.pause[g].After(now)
 			open[r.Queue] = may
 		}
 		if may && r.state(now) == mailq.Pending && (best == nil || slices.Compare(rank(r), rank(best)) < 0) {
@@ -241,7 +249,7 @@ func (c *refConsumer) deliver(m *refMessage, queue, group string, now time.Time)
 		if r.Queue != queue || r.state(now) != mailq.Pending || len(x.rcpts) == c.o.MaxRecipients {
 			continue
 		}
-		d.Expired = r.expired(now)
+		d.Expired = r.expired(now) && s.bug != "does not say that it is expired"
 		d.Recipients = append(d.Recipients, mailq.Slot{Index: r.index, Address: r.Address, Note: r.Note, Attempts: r.attempts, InDoubt: r.inDoubt})
 		x.rcpts = append(x.rcpts, r)
 		if s.bug != "hands out a claimed recipient" {
@@ -274,6 +282,9 @@ func (c *refConsumer) Next(ctx context.Context) (*mailq.Delivery, error) {
 	defer s.mu.Unlock()
 	for {
 		if err := ctx.Err(); err != nil {
+			if s.bug == "loses a claim whose wait has ended" {
+				c.claim("", time.Now())
+			}
 			return nil, err
 		}
 		if c.closed || s.closed || s.draining {
@@ -297,11 +308,11 @@ func (c *refConsumer) Next(ctx context.Context) (*mailq.Delivery, error) {
 }
 
 func (c *refConsumer) TryNext(queue string) (*mailq.Delivery, bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
 	if queue == "" {
 		return nil, false
 	}
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
 	d := c.claim(queue, time.Now().Round(0))
 	return d, d != nil
 }

@@ -3,7 +3,6 @@ package mailqtest
 import (
 	"bytes"
 	"io"
-	"sync"
 
 	"github.com/mtawal/mtawal/mailq"
 )
@@ -157,7 +156,7 @@ func stageLimit(e *env) {
 
 func stageMany(e *env) {
 	store := e.store
-	var wg sync.WaitGroup
+	wg := e.team()
 	bodies := make([][]byte, 8)
 	ids := make([]mailq.ID, len(bodies))
 	for g := range bodies {
