@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -308,4 +309,12 @@ func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segmen
 		}
 	}
 	return last, nil
+}
+
+// Segments are the segments that were found, in order: those of the log, and those that
+// stand ready behind it.
+func (f *Found) Segments() []*segment.Segment {
+	list := slices.Collect(maps.Values(f.segments))
+	slices.SortFunc(list, func(a, b *segment.Segment) int { return int(a.Number) - int(b.Number) })
+	return list
 }

@@ -240,3 +240,13 @@ func (f *Frame) Whole() bool {
 }
 
 var errTorn = fmt.Errorf("body fails its checksum")
+
+// Before is a header that this one follows, for reading on where the frame before is
+// gone.
+func (h *FrameHeader) Before() FrameHeader {
+	b := FrameHeader{CRC: h.Previous, Epoch: h.Epoch, Nonce: h.Nonce}
+	if h.Kind == Open && b.Epoch > 0 {
+		b.Epoch--
+	}
+	return b
+}

@@ -176,3 +176,21 @@ func (s *Segment) CheckBodies(f *Frame, bad func(Pos, Record)) (whole bool, err 
 	})
 	return whole, err
 }
+
+// FirstFrame is the header of the first frame of the segment, if a valid one stands
+// there.
+func (s *Segment) FirstFrame() (h FrameHeader, ok bool, err error) {
+	m, err := s.Map()
+	if err != nil {
+		return h, false, err
+	}
+	err = disk.Guard(m, func() error {
+		w := window{seg: s}
+		b, err := w.at(s.First(), FrameHeaderSize)
+		if err == nil {
+			h, ok, err = DecodeFrameHeader(&s.Header, s.First(), b)
+		}
+		return err
+	})
+	return h, ok, err
+}
