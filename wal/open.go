@@ -257,15 +257,33 @@ func (r *recovered) replay(c *checkpoint.File, promise segment.Pos, readOnly boo
 	if err != nil {
 		return err
 	}
-	if c != nil {
-		for n, u := range c.Usage() {
-			if err := found.Need(n); u.Messages > 0 && err != nil {
-				return errors.Join(err, found.Close())
-			}
-		}
+	if err := needed(c, t, found); err != nil {
+		return errors.Join(err, found.Close())
 	}
 	r.found, r.table = found, t
 	r.claims.settled = outcomes
+	return nil
+}
+
+// needed reports a segment that is missing though a message lives in it. What lived in it
+// at the checkpoint, and was used since, does not count: the older of two checkpoints
+// may name segments that were recycled on the word of the newer.
+func needed(c *checkpoint.File, t *state.Table, found *journal.Found) error {
+	if c == nil {
+		return nil
+	}
+	missing := false
+	for n := range c.Usage() {
+		missing = missing || found.Need(n) != nil
+	}
+	if !missing {
+		return nil
+	}
+	for n := range liveUsage(t) {
+		if err := found.Need(n); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
