@@ -367,3 +367,18 @@ func TestFollows(t *testing.T) {
 		t.Error("a log may begin without an Open")
 	}
 }
+
+func TestBefore(t *testing.T) {
+	_, frames := started()
+	for _, h := range frames {
+		before := h.Before()
+		if !h.Follows(&before) {
+			t.Errorf("%v %v does not follow the header made up before it", h.Pos, h.Kind)
+		}
+		other := h
+		other.Previous++
+		if other.Follows(&before) {
+			t.Errorf("another frame follows what was before %v", h.Pos)
+		}
+	}
+}

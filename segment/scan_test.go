@@ -360,3 +360,33 @@ func TestLongTableAndBody(t *testing.T) {
 		t.Errorf("%d frames, %v", len(seen), err)
 	}
 }
+
+func TestFirstFrame(t *testing.T) {
+	g, want := started()
+	path := "/log/" + Name(g.Number)
+	s, fs := g.open(t)
+	if h, ok, err := s.FirstFrame(); !ok || err != nil || h != want[0] {
+		t.Errorf("got %+v, %v, %v", h, ok, err)
+	}
+	if err := fs.Unreadable(path, s.First(), 4096); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.FirstFrame(); ok || !errors.Is(err, syscall.EIO) {
+		t.Errorf("unreadable: %v, %v", ok, err)
+	}
+	clear(g.data[want[0].Pos.Offset():][:8])
+	s, _ = g.open(t)
+	if _, ok, err := s.FirstFrame(); ok || err != nil {
+		t.Errorf("none there: %v, %v", ok, err)
+	}
+	g = newImage(1, 1, AlignmentMax)
+	g.Alignment = AlignmentMax
+	copy(g.data, g.Header.Encode())
+	s, _ = g.open(t)
+	if _, ok, err := s.FirstFrame(); ok || err != nil {
+		t.Errorf("no room for one: %v, %v", ok, err)
+	}
+	if stop, seen, err := scan(t, s); err != nil || len(seen) != 0 || stop.Finding != FrameBad {
+		t.Errorf("no room for one: %+v, %v", stop, err)
+	}
+}
