@@ -45,9 +45,10 @@ type Log struct {
 	total   uint64
 	sealBuf []byte
 
-	end   atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
-	bytes atomic.Int64  // of frames appended since the log was resumed
-	maker *maker
+	end    atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
+	bytes  atomic.Int64  // of frames appended since the log was resumed
+	synced atomic.Uint64 // with NoSync: a Pos through which Sync has come
+	maker  *maker
 }
 
 // Resume makes a log that was found ready for appending. What replay accepted
@@ -67,6 +68,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 	}
 	l.nonce = binary.LittleEndian.Uint64(b[:])
 	l.end.Store(uint64(f.End))
+	l.synced.Store(uint64(f.Promise))
 	for _, s := range f.rewrite {
 		if err := l.writeAgain(s); err != nil {
 			return nil, fmt.Errorf("writing the tail of %s again: %w", s.seg.File.Name(), err)
@@ -194,7 +196,7 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 	pos := segment.MakePos(l.tail.Number, l.off)
 	h = segment.FrameHeader{
 		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
-		Epoch: l.epoch, Nonce: l.nonce, Promise: l.End(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
+		Epoch: l.epoch, Nonce: l.nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
 		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
 	}
 	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
@@ -220,6 +222,35 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 	l.bytes.Add(h.Len)
 	l.end.Store(uint64(h.End()))
 	return h, nil
+}
+
+// promised is the position through which the log is durable.
+func (l *Log) promised() segment.Pos {
+	if l.opt.NoSync {
+		return segment.Pos(l.synced.Load())
+	}
+	return l.End()
+}
+
+// Sync makes the log durable through a position at or behind which Append has come. It
+// has something to do only with NoSync.
+func (l *Log) Sync(to segment.Pos) error {
+	from := segment.Pos(l.synced.Load())
+	if !l.opt.NoSync || from >= to {
+		return nil
+	}
+	for n := from.Segment(); n <= to.Segment(); n++ {
+		s, err := l.Acquire(n)
+		if err != nil {
+			continue // recycled since: nothing in it is needed
+		}
+		err = s.File.Sync()
+		if err = errors.Join(err, s.Release()); err != nil {
+			return fmt.Errorf("syncing %s: %w", segment.Name(n), err)
+		}
+	}
+	l.synced.Store(uint64(to))
+	return nil
 }
 
 // padded extends b to n bytes with zeros, in place where it has the room.

@@ -298,9 +298,26 @@ func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
 	} else {
 		s.filling = nil // until the one that is written is done
 	}
+	s.forgetKeys(g)
 	g.lease = s.nextID + leaseBlock
 	s.roomy.Broadcast()
 	return g, false
+}
+
+// forgetKeys puts a record into the group that drops the keys that have outlived their
+// window. The decision is in the record: applying it reads no clock.
+func (s *Store) forgetKeys(g *group) {
+	keys := s.table.Keys()
+	n := max(len(keys)-s.opt.KeyMax, 0)
+	oldest := s.opt.now().Add(-s.opt.KeyWindow).UnixNano()
+	for n < len(keys) && keys[n].At < oldest {
+		n++
+	}
+	if at := len(g.table); n > 0 && !g.empty() && at+segment.ForgetSize <= cap(g.table) {
+		g.table = g.table[:at+segment.ForgetSize]
+		segment.PutForget(g.table[at:], int64(at), uint64(n))
+		g.records++
+	}
 }
 
 // commit makes a group durable, applies it and tells everybody. This is where a commit
@@ -357,6 +374,13 @@ func (s *Store) commit(g *group) error {
 	s.roomy.Broadcast()
 	s.mu.Unlock()
 	if f.Len > 0 {
+		if n := f.Pos.Segment(); n != s.segment {
+			s.segment = n
+			select {
+			case s.rotated <- struct{}{}:
+			default:
+			}
+		}
 		s.folds.grew(f.Len)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/mtawal/mtawal/checkpoint"
 	"github.com/mtawal/mtawal/segment"
@@ -95,10 +96,18 @@ func (f *foldState) grew(n int64) {
 // foldLoop makes checkpoints as they become due.
 func (s *Store) foldLoop() {
 	defer s.bg.Done()
+	look := time.NewTicker(spaceEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-s.ended:
 			return
+		case <-look.C:
+			s.measure()
+			continue
+		case <-s.rotated:
+			s.measure()
+			continue
 		case <-s.folds.wake:
 		}
 		if err := s.fold(); err != nil {
@@ -132,6 +141,9 @@ func (s *Store) fold() error {
 func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 	if f.newest != nil && f.newest.Pos == to {
 		return nil
+	}
+	if err := f.s.log.Sync(to); err != nil {
+		return err // only with NoSync: a checkpoint promises what it folds
 	}
 	start := f.grown.Load()
 	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to)
@@ -183,7 +195,9 @@ func (s *Store) recycle() error {
 		return nil
 	}
 	dead = slices.DeleteFunc(dead, func(n uint32) bool { return n >= streams })
-	return s.log.Recycle(dead)
+	err := s.log.Recycle(dead)
+	s.measure()
+	return err
 }
 
 // firstStream is the first segment that may hold chunks which no message names yet. It

@@ -367,7 +367,7 @@ func newStore(d disk.Dir, lock interface{ Close() error }, uuid [16]byte, o Opti
 		claimed: make(map[state.Ref]*claim), keysOut: make(map[string]uint64), growing: make(map[uint64]int),
 		streams: make(map[*ticket]uint32), consumers: make(map[*consumer]struct{}), single: make(map[string]*consumer),
 		damaged: make(map[uint64]error), clockPoke: make(chan struct{}, 1), work: make(chan struct{}, 1),
-		ended: make(chan struct{}), done: make(chan struct{}),
+		ended: make(chan struct{}), done: make(chan struct{}), rotated: make(chan struct{}, 1),
 	}
 	s.roomy = sync.NewCond(&s.mu)
 	return s
@@ -402,7 +402,8 @@ func (s *Store) resume(r *recovered) error {
 	s.spare = newGroup(s.limits.table, s.limits.body)
 	s.folds.init(s, r)
 	s.table.Observer = s
-	s.cleanOpen = r.clean()
+	s.measure()
+	s.segment = log.End().Segment()
 	s.bg.Add(2)
 	go s.run()
 	go s.clock()

@@ -79,7 +79,6 @@ type Store struct {
 	damaged   map[uint64]error
 	suspended int // queues that take no mail
 	oldest    oldest
-	cleanOpen bool
 
 	work    chan struct{} // pokes the committer
 	done    chan struct{} // the committer has ended
@@ -89,9 +88,14 @@ type Store struct {
 	limits  groupLimits
 	syncing atomic.Int64 // Unix ns since when a write is under way, or 0
 
-	folds   foldState
-	floor   floor
-	disk    atomic.Int64 // bytes of all files, as of the last look
+	folds foldState
+	floor floor
+	// Of the last look at the disk, see measure.
+	diskUse atomic.Int64 // bytes of all files
+	room    atomic.Int64 // bytes that intake may still take
+	bounded atomic.Bool  // by MaxBytes, not by the disk
+	rotated chan struct{}
+	segment uint32 // of the last commit, for the committer
 	closing sync.Once
 	bg      sync.WaitGroup
 }

@@ -95,15 +95,7 @@ func (s *Store) Admit(size int64) error {
 	if at := s.syncing.Load(); at != 0 && s.opt.now().UnixNano()-at > int64(hangAfter) {
 		return &mailq.FullError{Reason: "a write has hung", Need: size}
 	}
-	if s.full.Load() {
-		return &mailq.FullError{Reason: "disk", Need: size}
-	}
-	if most := s.opt.MaxBytes; most > 0 {
-		if free := most - s.disk.Load(); free < size {
-			return &mailq.FullError{Reason: "MaxBytes", Need: size, Free: free}
-		}
-	}
-	return nil
+	return s.admitSpace(size)
 }
 
 // entriesStep is how many messages are looked at under the lock at a time.
