@@ -48,7 +48,7 @@ func goldenSegment() *image {
 	b = &batch{}
 	chunked := simple("smtp:example.com", nil)
 	b.add(EnqueueSize(chunked, 1), func(dst []byte, back int64) Record {
-		return PutEnqueue(dst, back, chunked, &EnqueueFields{ID: 12, EnqueuedAt: 1_700_000_002_500_000_000, BodyLen: 22, BodyCRC: BodyCRC(12, []byte("a chunk of a long body")),
+		return PutEnqueue(dst, back, chunked, &EnqueueFields{ID: 12, EnqueuedAt: 1_700_000_002_500_000_000, Late: 3, BodyLen: 22, BodyCRC: BodyCRC(12, []byte("a chunk of a long body")),
 			Chunks: []ChunkRef{{chunkAt, 22, BodyCRC(900, []byte("a chunk of a long body"))}}})
 	})
 	replacement := []mailq.Recipient{{Queue: "smtp:example.com", Address: "m1@example.com"}, {Queue: "local", Address: "m2@example.org"}}
@@ -136,7 +136,7 @@ func dumpRecord(w *strings.Builder, r Record) {
 	switch r.Kind() {
 	case KindEnqueue:
 		e := r.Enqueue()
-		fmt.Fprintf(w, " id %x at %d expires %d priority %d key %q envelope %q body %d+%d crc %08x\n", r.ID(), e.EnqueuedAt, e.ExpiresAt, e.Priority, e.Key(), e.Envelope(), r.BodyOff(), e.BodyLen, e.BodyCRC)
+		fmt.Fprintf(w, " id %x late %d at %d expires %d priority %d key %q envelope %q body %d+%d crc %08x\n", r.ID(), e.Late, e.EnqueuedAt, e.ExpiresAt, e.Priority, e.Key(), e.Envelope(), r.BodyOff(), e.BodyLen, e.BodyCRC)
 		list(&e.rcptList)
 	case KindRecipients:
 		e := r.Recipients()

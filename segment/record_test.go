@@ -108,6 +108,7 @@ func TestEnqueueRoundTrip(t *testing.T) {
 		f := EnqueueFields{
 			ID: rapid.Uint64Min(1).Draw(t, "id"), EnqueuedAt: rapid.Int64().Draw(t, "at"),
 			BodyOff: int64(rapid.Uint32().Draw(t, "off")), BodyCRC: rapid.Uint32().Draw(t, "crc"),
+			Late: rapid.Uint32().Draw(t, "late"),
 		}
 		if rapid.Bool().Draw(t, "chunked") {
 			f.Chunks = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) ChunkRef {
@@ -122,7 +123,7 @@ func TestEnqueueRoundTrip(t *testing.T) {
 		r := roundTrip(t, EnqueueSize(&m, len(f.Chunks)), func(b []byte, back int64) Record { return PutEnqueue(b, back, &m, &f) })
 		e := r.Enqueue()
 		if r.Kind() != KindEnqueue || r.ID() != f.ID || e.EnqueuedAt != f.EnqueuedAt || e.ExpiresAt != Nanos(m.ExpiresAt) ||
-			e.BodyLen != f.BodyLen || e.BodyCRC != f.BodyCRC || e.Priority != m.Priority || r.MovedFrom() != 0 {
+			e.BodyLen != f.BodyLen || e.BodyCRC != f.BodyCRC || e.Late != f.Late || e.Priority != m.Priority || r.MovedFrom() != 0 {
 			t.Fatalf("got %+v of %v %x", e, r.Kind(), r.ID())
 		}
 		if string(e.Key()) != m.Key || !bytes.Equal(e.Envelope(), m.Envelope) {
