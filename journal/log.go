@@ -194,9 +194,15 @@ func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
 func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 	h := l.last
 	pos := segment.MakePos(l.tail.Number, l.off)
+	epoch, nonce := l.epoch, l.nonce
+	if d.Kind == segment.Seal && l.last.Epoch != epoch {
+		// The Open frame found no room. It begins the epoch, in the successor; the Seal
+		// before it still belongs to the one before.
+		epoch, nonce = l.last.Epoch, l.last.Nonce
+	}
 	h = segment.FrameHeader{
 		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
-		Epoch: l.epoch, Nonce: l.nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
+		Epoch: epoch, Nonce: nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
 		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
 	}
 	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
