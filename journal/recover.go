@@ -30,6 +30,8 @@ type Found struct {
 	dir      disk.Dir
 	uuid     [16]byte
 	segments map[uint32]*segment.Segment
+	oldest   uint32           // segments before it matter only if something lives in them
+	broken   map[uint32]error // those of them that are not valid
 	dead     []uint32
 	rewrite  []stretch // replayed, but promised by nobody
 }
@@ -52,20 +54,22 @@ type recovery struct {
 }
 
 // Recover reads the log from start to its end and hands its frames to apply, in
-// order, each exactly once and none that is cut. live says which segments before start
-// hold live messages; promise is the highest promise known from elsewhere. It writes nothing.
+// order, each exactly once and none that is cut. oldest is the segment in which the oldest
+// replay starts that must stay possible, not after start: what is before it matters only if
+// something lives in it, which the caller knows after the replay and says with Keep. promise is
+// the highest promise known from elsewhere. It writes nothing.
 //
 // Damage below the highest promise is segment.ErrCorrupt, a device that can't be
 // read its own error; see segment.Verdicts. With readOnly segments are opened for
 // reading.
-func Recover(dir disk.Dir, uuid [16]byte, start Start, live func(uint32) bool, promise segment.Pos, readOnly bool,
+func Recover(dir disk.Dir, uuid [16]byte, start Start, oldest uint32, promise segment.Pos, readOnly bool,
 	apply func(*segment.Frame) error) (*Found, error) {
 	r := &recovery{
 		Found: &Found{dir: dir, uuid: uuid, Promise: max(promise, start.Pos), Last: start.Last,
-			segments: make(map[uint32]*segment.Segment)},
+			segments: make(map[uint32]*segment.Segment), broken: make(map[uint32]error), oldest: oldest},
 		apply: apply,
 	}
-	err := r.open(start, live, !readOnly)
+	err := r.open(start, !readOnly)
 	if err == nil {
 		err = r.replay(start)
 	}
@@ -86,7 +90,7 @@ func (f *Found) Close() error {
 }
 
 // open opens every segment that counts.
-func (r *recovery) open(start Start, live func(uint32) bool, write bool) error {
+func (r *recovery) open(start Start, write bool) error {
 	list, err := r.dir.List()
 	if err != nil {
 		return fmt.Errorf("listing %s: %w", r.dir.Path(), err)
@@ -97,11 +101,11 @@ func (r *recovery) open(start Start, live func(uint32) bool, write bool) error {
 		if !ok {
 			continue
 		}
-		if n < first && !live(n) {
-			r.dead = append(r.dead, n) // whatever is in it: such files come back after power cuts
+		s, err := segment.OpenSegment(r.dir, n, r.uuid, write)
+		if err != nil && n < r.oldest {
+			r.broken[n] = err
 			continue
 		}
-		s, err := segment.OpenSegment(r.dir, n, r.uuid, write)
 		if err != nil {
 			return err
 		}
@@ -109,6 +113,34 @@ func (r *recovery) open(start Start, live func(uint32) bool, write bool) error {
 	}
 	if r.segments[first] == nil {
 		return &segment.CorruptError{Segment: first, File: segment.Name(first), Reason: "the segment in which replay begins is missing"}
+	}
+	return nil
+}
+
+// Keep says which of the segments before the oldest replay hold something live. The others
+// are dead, whatever is in them: such files come back after power cuts. One that is needed and
+// is not valid, or not there, is an error.
+func (f *Found) Keep(live map[uint32]struct{}) error {
+	for n := range live {
+		if err := f.broken[n]; err != nil {
+			return err
+		}
+		if err := f.Need(n); err != nil {
+			return err
+		}
+	}
+	for n := range f.broken {
+		f.dead = append(f.dead, n)
+	}
+	for n, s := range f.segments {
+		if _, ok := live[n]; ok || n >= f.oldest {
+			continue
+		}
+		delete(f.segments, n)
+		f.dead = append(f.dead, n)
+		if err := s.Release(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

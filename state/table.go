@@ -381,6 +381,15 @@ func (t *Table) ForgetQueue(q uint32) {
 	}
 }
 
+// ForEachExtent calls fn with each extent that a message holds.
+func (t *Table) ForEachExtent(fn func(*Extent)) {
+	for _, list := range t.extents {
+		for i := range list {
+			fn(&list[i])
+		}
+	}
+}
+
 // ForEach calls fn with the slot of each message, in the order of slots: that of IDs
 // where a checkpoint was loaded and nothing died since.
 func (t *Table) ForEach(fn func(slot uint32)) {

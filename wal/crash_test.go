@@ -37,7 +37,10 @@ type crasher struct {
 	sent    *modelMail
 	settles []unsure
 
-	image atomic.Pointer[memdisk.FS] // taken at the crash
+	// The crash is now: what ends from here on can't be told. Then the image is taken, by
+	// whatever goroutine came to the operation.
+	now   atomic.Bool
+	image atomic.Pointer[memdisk.FS]
 	power bool
 }
 
@@ -74,7 +77,30 @@ func (c *crasher) fatal(format string, args ...any) {
 	for _, l := range c.log[max(0, len(c.log)-60):] {
 		c.t.Log(l)
 	}
+	c.showLog()
 	c.t.Fatalf(format, args...)
+}
+
+// showLog prints the end of the log as it is on the disk now.
+func (c *crasher) showLog() {
+	var lines []string
+	c.fs.OnOp(nil)
+	o := c.options()
+	o.fs = c.fs.Clone()
+	err := Dump("/store", o, false, func(d *DumpRecord) error {
+		lines = append(lines, fmt.Sprintf("%s %s epoch %d promise %s %s %v %v %+v", d.Position, d.Frame, d.Epoch, d.Promise, d.Kind, d.ID, d.Outcomes, d.Open))
+		return nil
+	})
+	for _, l := range lines[max(0, len(lines)-40):] {
+		c.t.Log(l)
+	}
+	if d, err := o.fs.OpenDir("/store", false); err == nil {
+		list, _ := d.List()
+		c.t.Log(list)
+	}
+	if err != nil {
+		c.t.Log("dump:", err)
+	}
 }
 
 func (c *crasher) options() Options { return Options{SegmentSize: 64 << 10, fs: c.fs} }
@@ -97,6 +123,7 @@ func (c *crasher) arm(n int) {
 	fs := c.fs
 	fs.OnOp(func(disk.Op, string) {
 		if ops.Add(1) == int64(n) {
+			c.now.Store(true)
 			c.image.Store(fs.Clone())
 		}
 	})
@@ -138,7 +165,7 @@ func (c *crasher) any() *modelMail {
 // came meanwhile.
 func (c *crasher) step(ctx context.Context) {
 	c.sent, c.settles = nil, nil
-	crashed := func() bool { return c.image.Load() != nil }
+	crashed := c.now.Load
 	must := func(what string, err error) {
 		c.t.Helper()
 		if err != nil {
@@ -206,18 +233,17 @@ func (c *crasher) step(ctx context.Context) {
 			return
 		}
 		c.note("close and open")
+		c.out = nil
+		must("close", c.s.Close())
+		if crashed() {
+			return // somewhere in Close: as if the owner had died with its claims
+		}
 		for _, m := range c.mail {
 			for i := range m.rcpts {
 				if r := &m.rcpts[i]; r.started {
 					r.doubt, r.started = true, false
 				}
 			}
-		}
-		c.out = nil
-		must("close", c.s.Close())
-		if crashed() {
-			// Somewhere in Close: what was started is in doubt either way.
-			return
 		}
 		c.open()
 		if !crashed() {
@@ -431,6 +457,10 @@ func (c *crasher) recoverTwice() {
 
 // crash ends the store at the image that was taken, in one of the ways there are.
 func (c *crasher) crash() {
+	if !c.now.Load() {
+		c.fs.OnOp(nil)
+		c.image.Store(c.fs.Clone())
+	}
 	old := c.s
 	if err := old.Close(); err != nil && !errors.Is(err, ErrClosed) {
 		c.fatal("closing the store that lives on elsewhere: %v", err)
@@ -438,6 +468,7 @@ func (c *crasher) crash() {
 	c.fs.OnOp(nil)
 	c.fs = c.image.Load()
 	c.image.Store(nil)
+	c.now.Store(false)
 	c.power = c.rng.IntN(2) == 0
 	if c.power {
 		c.fs.PowerCut(c.rng)
@@ -474,12 +505,8 @@ func crashHistory(t *testing.T, seed uint64) {
 	c.open()
 	for range 1 + c.rng.IntN(4) {
 		c.arm(1 + c.rng.IntN(400))
-		for n := 0; c.image.Load() == nil && n < 400; n++ {
+		for n := 0; !c.now.Load() && n < 400; n++ {
 			c.step(ctx)
-		}
-		if c.image.Load() == nil {
-			c.fs.OnOp(nil)
-			c.image.Store(c.fs.Clone())
 		}
 		c.crash()
 		// A chain: the opening is crashed too, before anything is acknowledged.
@@ -489,9 +516,6 @@ func crashHistory(t *testing.T, seed uint64) {
 			s, err := Open("/store", c.options())
 			if err != nil {
 				c.fatal("opening, to be crashed: %v", err)
-			}
-			if c.image.Load() == nil {
-				c.image.Store(c.fs.Clone())
 			}
 			c.s = s
 			c.note("crash in the opening")

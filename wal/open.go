@@ -171,7 +171,11 @@ func recoverStore(d disk.Dir, uuid [16]byte, readOnly bool) (_ *recovered, err e
 		promise = max(promise, r.claims.synced)
 	}
 	for i, c := range files {
-		err = r.replay(c, promise, readOnly)
+		oldest := c.Pos.Segment()
+		if i+1 < len(files) {
+			oldest = files[i+1].Pos.Segment()
+		}
+		err = r.replay(c, oldest, promise, readOnly)
 		if err == nil {
 			r.newest = c
 			for _, o := range files[i+1:] {
@@ -191,7 +195,7 @@ func recoverStore(d disk.Dir, uuid [16]byte, readOnly bool) (_ *recovered, err e
 		}
 		r.unusable(c.Name, err)
 	}
-	if err = r.replay(nil, promise, readOnly); err != nil {
+	if err = r.replay(nil, 1, promise, readOnly); err != nil {
 		return nil, errors.Join(append(r.notes, err)...)
 	}
 	return r, r.findDoubt()
@@ -233,10 +237,9 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 var errUnusable = errors.New("not usable")
 
 // replay makes the state from a checkpoint and the log behind it.
-func (r *recovered) replay(c *checkpoint.File, promise segment.Pos, readOnly bool) error {
+func (r *recovered) replay(c *checkpoint.File, oldest uint32, promise segment.Pos, readOnly bool) error {
 	t := state.NewTable()
 	var start journal.Start
-	live := func(uint32) bool { return true }
 	if c != nil {
 		if err := c.Load(t); err != nil {
 			if errors.Is(err, segment.ErrCorrupt) {
@@ -245,10 +248,9 @@ func (r *recovered) replay(c *checkpoint.File, promise segment.Pos, readOnly boo
 			return err
 		}
 		start = journal.Start{Pos: c.Pos, Last: c.LastHeader()}
-		live = func(n uint32) bool { return c.Usage()[n].Messages > 0 }
 	}
 	outcomes := r.claims.outcomes()
-	found, err := journal.Recover(r.dir, r.uuid, start, live, promise, readOnly, func(f *segment.Frame) error {
+	found, err := journal.Recover(r.dir, r.uuid, start, oldest, promise, readOnly, func(f *segment.Frame) error {
 		if err := t.ApplyFrame(f); err != nil {
 			return err
 		}
@@ -257,7 +259,7 @@ func (r *recovered) replay(c *checkpoint.File, promise segment.Pos, readOnly boo
 	if err != nil {
 		return err
 	}
-	if err := needed(c, t, found); err != nil {
+	if err := found.Keep(needed(c, t, found)); err != nil {
 		return errors.Join(err, found.Close())
 	}
 	r.found, r.table = found, t
@@ -265,26 +267,27 @@ func (r *recovered) replay(c *checkpoint.File, promise segment.Pos, readOnly boo
 	return nil
 }
 
-// needed reports a segment that is missing though a message lives in it. What lived in it
-// at the checkpoint, and was used since, does not count: the older of two checkpoints
-// may name segments that were recycled on the word of the newer.
-func needed(c *checkpoint.File, t *state.Table, found *journal.Found) error {
+// needed is the segments that hold something live after the replay: what the checkpoint
+// names, and chunks of bodies that were there before the checkpoint's position, of messages
+// that came behind it. Where a segment that the checkpoint names is gone, only those count in
+// which something lives still: the older of two checkpoints may name segments that were
+// recycled on the word of the newer.
+func needed(c *checkpoint.File, t *state.Table, found *journal.Found) map[uint32]struct{} {
+	need := make(map[uint32]struct{})
+	t.ForEachExtent(func(x *state.Extent) { need[x.Pos.Segment()] = struct{}{} })
 	if c == nil {
-		return nil
+		return need
 	}
-	missing := false
+	var usage map[uint32]checkpoint.Usage
 	for n := range c.Usage() {
-		missing = missing || found.Need(n) != nil
-	}
-	if !missing {
-		return nil
-	}
-	for n := range liveUsage(t) {
-		if err := found.Need(n); err != nil {
-			return err
+		if found.Need(n) != nil && usage == nil {
+			usage = liveUsage(t)
+		}
+		if usage == nil || usage[n].Messages > 0 || found.Need(n) == nil {
+			need[n] = struct{}{}
 		}
 	}
-	return nil
+	return need
 }
 
 // outcomeLog notes where the log settles what the claim table names.
