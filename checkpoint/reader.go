@@ -284,10 +284,6 @@ func (c *File) Load(t *state.Table) error {
 			if e, err = it.next(); e == nil || err != nil {
 				break
 			}
-			if _, twice := t.Find(e.ID); twice {
-				err = c.corrupt(0, "a message is in it twice")
-				break
-			}
 			t.Load(e)
 		}
 		return errors.Join(err, <-sum)

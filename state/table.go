@@ -179,7 +179,7 @@ func (t *Table) Msg(slot uint32) *Message { return &t.slab[slot/slabSize][slot%s
 func (t *Table) Slots() uint32 { return uint32(len(t.slab) * slabSize) }
 
 // Find looks a message up.
-func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(t, id) }
+func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(id) }
 
 // Len is the number of recipients that a message has, the used ones included.
 func (m *Message) Len() int { return int(m.n) }
@@ -263,7 +263,7 @@ func (t *Table) newMessage(id uint64, n int) uint32 {
 	m := t.Msg(slot)
 	*m = Message{ID: id}
 	t.resize(m, n)
-	t.index.insert(t, id, slot)
+	t.index.insert(id, slot)
 	t.messages++
 	return slot
 }
@@ -297,7 +297,7 @@ func (t *Table) drop(slot uint32) {
 	if t.Observer != nil {
 		t.Observer.Dying(slot)
 	}
-	t.index.remove(t, m.ID)
+	t.index.remove(m.ID)
 	t.messages--
 	t.Counts.Weight -= m.Bytes()
 	if m.flags&msgExtents != 0 {
