@@ -1,0 +1,21 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func deviceOf(dir string) (string, bool) {
+	i, err := os.Stat(dir)
+	if err != nil {
+		return "", false
+	}
+	st, ok := i.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", false
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))), true
+}

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package main
+
+func deviceOf(string) (string, bool) { return "", false }
