@@ -80,6 +80,7 @@ type Store struct {
 	suspended int // queues that take no mail
 	oldest    oldest
 
+	tickets sync.Pool     // of *ticket, for calls that wait
 	work    chan struct{} // pokes the committer
 	done    chan struct{} // the committer has ended
 	commits atomic.Int64

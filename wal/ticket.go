@@ -2,7 +2,6 @@ package wal
 
 import (
 	"context"
-	"sync"
 
 	"github.com/mtawal/mtawal/segment"
 )
@@ -80,13 +79,12 @@ type settleWrite struct {
 	from int         // index of the first of them
 }
 
-var tickets = sync.Pool{New: func() any {
-	return &ticket{done: make(chan struct{}, 1), pooled: true}
-}}
-
 // ticket returns one that is used by one waiting call.
 func (s *Store) ticket(ctx context.Context) *ticket {
-	t := tickets.Get().(*ticket)
+	t, _ := s.tickets.Get().(*ticket)
+	if t == nil {
+		t = &ticket{done: make(chan struct{}, 1), pooled: true}
+	}
 	t.s = s
 	return t
 }
@@ -122,7 +120,7 @@ func (t *ticket) free() {
 	if !t.pooled {
 		return
 	}
-	done := t.done
+	s, done := t.s, t.done
 	plans, writes, closes, ids, un := t.plans[:0], t.writes[:0], t.closes[:0], t.ids[:0], t.undo[:0]
 	clear(t.plans)
 	for i := range t.writes {
@@ -130,7 +128,7 @@ func (t *ticket) free() {
 	}
 	clear(t.closes)
 	*t = ticket{done: done, pooled: true, writes: writes, closes: closes, plans: plans, ids: ids, undo: un}
-	tickets.Put(t)
+	s.tickets.Put(t)
 }
 
 // discard frees a ticket that came to nothing.
