@@ -162,7 +162,7 @@ type claim struct {
 	ctx      context.Context
 }
 
-func (c *claim) Start(_ context.Context, r []int) error       { c.started = r; return c.err }
+func (c *claim) Start(_ context.Context, r []int) error      { c.started = r; return c.err }
 func (c *claim) Settle(_ context.Context, o []Outcome) error { c.outcomes = o; return c.err }
 func (c *claim) Release()                                    { c.released++ }
 func (c *claim) Context() context.Context                    { return c.ctx }
