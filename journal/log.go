@@ -280,6 +280,21 @@ func (l *Log) rotate(need int64) error {
 	if err != nil {
 		return err
 	}
+	if err := l.seal(next); err != nil {
+		l.maker.putBack(next)
+		return err
+	}
+	l.mu.Lock()
+	l.ends[l.tail.Number] = l.off
+	l.segments[next.Number] = next
+	l.mu.Unlock()
+	l.tail, l.off = next, next.First()
+	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
+	return nil
+}
+
+// seal writes the Seal that names the successor.
+func (l *Log) seal(next *segment.Segment) error {
 	// A file that somebody cut short would swallow what is written behind its end
 	// when it is mapped, and a sync says nothing.
 	size, err := l.tail.File.Size()
@@ -293,17 +308,8 @@ func (l *Log) rotate(need int64) error {
 		l.sealBuf = make([]byte, segment.FrameHeaderSize+segment.SealSize, l.tail.Alignment)
 	}
 	segment.PutSeal(l.sealBuf[segment.FrameHeaderSize:], segment.FrameHeaderSize, next.Number, next.Salt)
-	if _, err := l.put(&Draft{Kind: segment.Seal, Records: 1, Table: l.sealBuf, Lease: l.last.Lease}); err != nil {
-		l.maker.putBack(next)
-		return err
-	}
-	l.mu.Lock()
-	l.ends[l.tail.Number] = l.off
-	l.segments[next.Number] = next
-	l.mu.Unlock()
-	l.tail, l.off = next, next.First()
-	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
-	return nil
+	_, err = l.put(&Draft{Kind: segment.Seal, Records: 1, Table: l.sealBuf, Lease: l.last.Lease})
+	return err
 }
 
 // Acquire takes a reference to the segment with a number; the caller releases it.

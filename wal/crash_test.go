@@ -70,7 +70,9 @@ func sumOf(b []byte) uint64 {
 	return h.Sum64()
 }
 
-func (c *crasher) note(format string, args ...any) { c.log = append(c.log, fmt.Sprintf(format, args...)) }
+func (c *crasher) note(format string, args ...any) {
+	c.log = append(c.log, fmt.Sprintf(format, args...))
+}
 
 func (c *crasher) fatal(format string, args ...any) {
 	c.t.Helper()
