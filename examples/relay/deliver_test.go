@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/mtawal/mtawal/mailq"
+)
+
+func TestBackoff(t *testing.T) {
+	for attempts, want := range []time.Duration{1, 2, 4, 8, 10, 10} {
+		if got := backoff(time.Minute, 10*time.Minute, attempts); got != want*time.Minute {
+			t.Errorf("after %d attempts %v, want %v", attempts, got, want*time.Minute)
+		}
+	}
+	if got := backoff(time.Nanosecond, 1<<62, 1<<30); got != 1<<62 {
+		t.Errorf("after many attempts %v", got)
+	}
+}
+
+// fullStore has room for outcomes, not for new mail.
+type fullStore struct {
+	mailq.Store
+	settled []mailq.Outcome
+}
+
+func (s *fullStore) NewID() mailq.ID { return 9 }
+
+func (s *fullStore) Commit(_ context.Context, b mailq.Batch) ([]mailq.ID, error) {
+	if len(b.Enqueue) > 0 {
+		return nil, &mailq.FullError{Reason: "disk"}
+	}
+	for _, st := range b.Settle {
+		s.settled = append(s.settled, st.Outcomes...)
+	}
+	return nil, nil
+}
+
+type noClaim struct{ mailq.Claim }
+
+func (noClaim) Release() {}
+
+func TestFailureWaitsForRoomForItsBounce(t *testing.T) {
+	store := &fullStore{}
+	r := &relay{cfg: testConfig(t), store: store, log: slog.New(slog.DiscardHandler)}
+	env, err := envelope{From: "alice@local.test"}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := mailq.NewDelivery(mailq.Delivery{ID: 7, Envelope: env, Body: newBody("a: b\r\n\r\n")}, noClaim{})
+	before := time.Now()
+	r.settle(d, []verdict{
+		{mailq.Slot{Index: 0}, mailq.Delivered, ""},
+		{mailq.Slot{Index: 1}, mailq.Failed, "550 no"},
+	})
+	if len(store.settled) != 2 {
+		t.Fatalf("%d outcomes, want 2", len(store.settled))
+	}
+	if o := store.settled[0]; o.Result != mailq.Delivered || o.Recipient != 0 {
+		t.Errorf("the delivered one: %+v", o)
+	}
+	if o := store.settled[1]; o.Result != mailq.Deferred || o.Recipient != 1 || string(o.Note) != "550 no" || !o.Until.After(before) {
+		t.Errorf("the failed one: %+v, want it deferred", o)
+	}
+}
