@@ -296,7 +296,9 @@ func fillNew(f disk.File, size int64) error {
 	if err := f.Allocate(size); err != nil {
 		return err
 	}
-	zeros := make([]byte, min(size, 1<<20))
+	// Where the kernel has large folios, theirs is the size of the write that made them,
+	// and each commit into a folio of 2 MiB costs a walk over 512 blocks of it.
+	zeros := make([]byte, min(size, 64<<10))
 	for off := int64(0); off < size; off += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
 			return err

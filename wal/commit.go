@@ -67,9 +67,10 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 	}
 	g := s.place(t)
 	s.mu.Unlock()
-	s.poke()
+	// Poked before, an idle committer would only wait for the bytes.
 	t.encode()
 	g.encoding.Done()
+	s.poke()
 	return nil
 }
 
