@@ -26,6 +26,9 @@ type Audit struct {
 	// InDoubt counts hand-overs of what the receiving store had already, where
 	// the store had said so.
 	InDoubt int
+	// Unfounded counts hand-overs announced as in doubt of what had never been
+	// offered before. A claim that a kill ended in time makes one.
+	Unfounded int
 	// Unknown is how many messages of the load were intended and never
 	// acknowledged, UnknownArrived how many of them arrived.
 	Unknown, UnknownArrived int
@@ -166,7 +169,10 @@ func (l *Ledger) bounceLocked(k Key, i int) int {
 func (a *auditor) handOvers(k Key, i int, rc received, want Digest) int {
 	slices.SortStableFunc(rc.handOvers, func(x, y seen) int { return cmp.Compare(x.stamp, y.stamp) })
 	copies := 0
-	for _, h := range rc.handOvers {
+	for n, h := range rc.handOvers {
+		if n == 0 && h.inDoubt {
+			a.Unfounded++
+		}
 		switch {
 		case h.digest != want:
 			a.find(&a.Altered, "altered", "message %s, recipient %d: the body received in life %d is not the one enqueued", k, i, h.stamp.Life())

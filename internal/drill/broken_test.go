@@ -38,6 +38,13 @@ var brokenEngines = []Engine{
 	brokenEngine("forgets", func(s mailq.Store) mailq.Store { return &forgetful{Store: s} }),
 	brokenEngine("hides-doubt", hidingDoubt),
 	brokenOver(Wal, "wal-hides-doubt", hidingDoubt),
+	brokenEngine("doubts-all", func(s mailq.Store) mailq.Store {
+		return &editing{s, func(d *mailq.Delivery, n int64) {
+			for i := range d.Recipients {
+				d.Recipients[i].InDoubt = true
+			}
+		}}
+	}),
 	brokenEngine("alters", func(s mailq.Store) mailq.Store {
 		return &editing{s, func(d *mailq.Delivery, n int64) {
 			if n%50 == 0 {

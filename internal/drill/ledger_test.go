@@ -190,6 +190,12 @@ func TestAudit(t *testing.T) {
 				s.kill()
 			}
 		}, with(func(a *Audit) { a.Bounced, a.Duplicated = 1, 1 })},
+		{"in doubt out of the blue", func(s *scene) {
+			s.Accept(s.key)
+			s.deliver(s.key, 0)
+			s.give(s.key, 1, "dn")
+			s.give(s.key, 1, "d")
+		}, with(func(a *Audit) { a.Unfounded = 1 })},
 		{"altered on the way", func(s *scene) {
 			s.Accept(s.key)
 			s.deliver(s.key, 0)
@@ -223,9 +229,9 @@ func TestAudit(t *testing.T) {
 // equalAudit compares the figures.
 func equalAudit(a, b Audit) bool {
 	a.Findings, b.Findings = nil, nil
-	type figures [11]int
+	type figures [12]int
 	f := func(a Audit) figures {
-		return figures{a.Messages, a.Recipients, a.Delivered, a.Bounced, a.Lost, a.Duplicated, a.InDoubt, a.Unknown, a.UnknownArrived, a.Altered, a.Invented}
+		return figures{a.Messages, a.Recipients, a.Delivered, a.Bounced, a.Lost, a.Duplicated, a.InDoubt, a.Unknown, a.UnknownArrived, a.Altered, a.Invented, a.Unfounded}
 	}
 	return f(a) == f(b)
 }

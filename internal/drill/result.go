@@ -16,7 +16,9 @@ type Result struct {
 	Store string
 	Seed  uint64
 	Kills int
-	Audit Audit
+	// KillsOpening is how many of them struck before the store was open.
+	KillsOpening int
+	Audit        Audit
 	// WorkQueueLength is what the store said when nothing was left to deliver,
 	// or at the end if it did not get that far.
 	WorkQueueLength int64
@@ -108,11 +110,13 @@ func WriteTable(w io.Writer, results ...*Result) error {
 	row("messages accepted", count(func(r *Result) int { return r.Audit.Messages }))
 	row("recipients", count(func(r *Result) int { return r.Audit.Recipients }))
 	row("kills", count(func(r *Result) int { return r.Kills }))
+	row("of these while it opened", count(func(r *Result) int { return r.KillsOpening }))
 	row("delivered", count(func(r *Result) int { return r.Audit.Delivered }))
 	row("of these by a bounce", count(func(r *Result) int { return r.Audit.Bounced }))
 	row("LOST", count(func(r *Result) int { return r.Audit.Lost }))
 	row("DUPLICATED", count(func(r *Result) int { return r.Audit.Duplicated }))
 	row("repeats announced as in doubt", count(func(r *Result) int { return r.Audit.InDoubt }))
+	row("in doubt, and no repeat", count(func(r *Result) int { return r.Audit.Unfounded }))
 	row("not acknowledged (arrived)", func(r *Result) string {
 		return fmt.Sprintf("%d (%d)", r.Audit.Unknown, r.Audit.UnknownArrived)
 	})

@@ -199,6 +199,9 @@ func (d *drill) supervise(ctx context.Context, lf *life) (bool, error) {
 			lf.kill()
 			d.x.done()
 			d.result.Kills++
+			if !lf.view().opened {
+				d.result.KillsOpening++
+			}
 			return true, nil
 		}
 		if !v.drained.IsZero() && len(d.x.kills) == 0 {
@@ -258,6 +261,11 @@ func (d *drill) judge() {
 	r.Audit = d.ledger.Audit()
 	r.WorkQueueLength = d.state.WorkQueueLength
 	r.ReopenMax = d.reopenMax
+	// A kill ends one delivery a worker, and now and then a worker releases one.
+	// A store that calls everything in doubt after a kill is far beyond that.
+	if most := r.Kills*d.Consumers*recipientsMax + d.ledger.Counts().HandOvers/50; r.Audit.Unfounded > most {
+		r.find(fmt.Sprintf("%d recipients that nobody had been given were announced as in doubt, where %d can be explained", r.Audit.Unfounded, most))
+	}
 	if r.Elapsed == 0 {
 		r.Elapsed = time.Since(d.begin)
 	}

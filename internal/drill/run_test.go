@@ -96,6 +96,7 @@ func TestBrokenStoresAreFound(t *testing.T) {
 		{"loses-bounces", []string{lost}},
 		{"forgets", []string{duplicated}},
 		{"hides-doubt", []string{duplicated}},
+		{"doubts-all", []string{verify}},
 		{"alters", []string{lost, verify}},
 		{"mixes", []string{lost, verify}},
 		{"gives-up", []string{verify}},

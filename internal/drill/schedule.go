@@ -21,14 +21,14 @@ type kill struct {
 const delayMax = 25 * time.Millisecond
 
 // newSchedule spreads kills over the load, one in each stretch of equal
-// progress. One in five rushes.
+// progress. One in four rushes.
 func newSchedule(seed uint64, kills int) []kill {
 	rng := rand.New(rand.NewPCG(seed, 1<<63))
 	s := make([]kill, kills)
 	for i := range s {
 		s[i] = kill{
 			at:   0.98 * (float64(i) + rng.Float64()) / float64(kills),
-			rush: rng.Float64() < 0.2 && i > 0,
+			rush: rng.Float64() < 0.25 && i > 0,
 			wait: rng.Float64(),
 		}
 	}
@@ -39,7 +39,7 @@ func newSchedule(seed uint64, kills int) []kill {
 type executioner struct {
 	kills []kill
 	armed time.Time // when the first of them strikes, once that is known
-	open  time.Duration
+	open  time.Duration // how long the last opening took
 }
 
 // strike reports whether it is time, given what is seen of the present core.
@@ -53,8 +53,8 @@ func (x *executioner) strike(now time.Time, v view, progress float64) bool {
 		case !v.drained.IsZero(): // late, but all kills are carried out
 			x.armed = now
 		case k.rush && !v.opening.IsZero():
-			// Openings differ, so the span reaches past the longest.
-			x.armed = v.opening.Add(time.Duration(k.wait * 1.3 * float64(x.open+2*time.Millisecond)))
+			// Openings differ, so some strike after it.
+			x.armed = v.opening.Add(time.Duration(k.wait * float64(x.open)))
 		case !k.rush && v.opened && progress >= k.at:
 			x.armed = now.Add(time.Duration(k.wait * float64(delayMax)))
 		default:
@@ -71,4 +71,4 @@ func (x *executioner) done() {
 }
 
 // sawOpen notes how long an opening took.
-func (x *executioner) sawOpen(d time.Duration) { x.open = max(x.open, d) }
+func (x *executioner) sawOpen(d time.Duration) { x.open = d }
