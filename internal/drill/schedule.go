@@ -38,7 +38,7 @@ func newSchedule(seed uint64, kills int) []kill {
 // executioner decides when the next kill is due.
 type executioner struct {
 	kills []kill
-	armed time.Time // when the first of them strikes, once that is known
+	armed time.Time     // when the first of them strikes, once that is known
 	open  time.Duration // how long the last opening took
 }
 
