@@ -1,53 +1,56 @@
-package wal_test
+package wal
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
+	"fmt"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
 
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/mailq/mailqtest"
-	"github.com/mtawal/mtawal/wal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var (
+	conformOptions = Options{SegmentSize: 1 << 20, MaxMessage: 8 << 20, MaxRecipients: 2000}
+	conformCaps    = mailqtest.Caps{
+		InDoubt: true, Edits: true, NotBefore: true, Flush: true, Holds: true, QueueStates: true, Keys: true, Replacement: true,
+		MaxMessage: conformOptions.MaxMessage, MaxRecipients: conformOptions.MaxRecipients,
+	}
+)
+
 // TestConformance runs the contract of package mailq over real files.
 func TestConformance(t *testing.T) {
-	opt := wal.Options{SegmentSize: 1 << 20, MaxMessage: 8 << 20, MaxRecipients: 2000}
-	mailqtest.Run(t, func(dir string) (mailq.Store, error) { return wal.Open(dir, opt) }, mailqtest.Caps{
-		InDoubt: true, Edits: true, NotBefore: true, Flush: true, Holds: true, QueueStates: true, Keys: true, Replacement: true,
-		MaxMessage: opt.MaxMessage, MaxRecipients: opt.MaxRecipients,
-		Crash: crash,
-	})
+	mailqtest.Run(t, func(dir string) (mailq.Store, error) { return Open(dir, conformOptions) }, conformCaps)
 }
 
-// crash copies the files of an open store, as SIGKILL would leave them: in the page
-// cache, the claim table included.
-func crash(t *testing.T, dir string, s mailq.Store) string {
-	t.Helper()
-	to := t.TempDir()
-	if err := os.Chmod(to, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+// TestConformanceCrash runs it over a disk that can be copied at an instant, as SIGKILL
+// would leave it.
+func TestConformanceCrash(t *testing.T) {
+	var mu sync.Mutex
+	disks := make(map[string]*memdisk.FS)
+	caps := conformCaps
+	caps.Crash = func(t *testing.T, dir string, s mailq.Store) string {
+		mu.Lock()
+		to := fmt.Sprintf("%s-%d", dir, len(disks))
+		disks[to] = disks[dir].Clone()
+		mu.Unlock()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
+		return to
+	}
+	mailqtest.Run(t, func(dir string) (mailq.Store, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if disks[dir] == nil {
+			disks[dir] = memdisk.New(memdisk.Config{})
 		}
-		return os.WriteFile(filepath.Join(to, e.Name()), b, 0o600)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return to
+		o := conformOptions
+		o.fs = disks[dir]
+		return Open("/store", o)
+	}, caps)
 }
