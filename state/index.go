@@ -28,7 +28,7 @@ const fib = 0x9E3779B97F4A7C15
 func split(id uint64) (sh int, home, key uint64) {
 	key = id>>3 + 1
 	h := key * fib
-	return int(h >> 56), h >> 24, key
+	return int(h >> 56), h >> 32, key
 }
 
 // group returns the index of the group with a key, or of the free one where it belongs.

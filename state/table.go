@@ -147,8 +147,8 @@ type Ref struct {
 type Observer interface {
 	// Added: a message and its recipients are new.
 	Added(slot uint32, first, n int)
-	// Changed: a recipient has another standing, time, note or flag. It is called
-	// after the change; was is before.
+	// Changed: a recipient has another standing, time, note or flag (but Started). It is
+	// called after the change; was is before, its time and note are gone.
 	Changed(r Ref, was Recipient)
 	// Moved: location of the message changed, or an extent's.
 	Moved(slot uint32, from, to segment.Pos, weight int64)
