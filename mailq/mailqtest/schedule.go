@@ -18,7 +18,7 @@ var scheduleTests = []test{
 }
 
 func scheduleNotBefore(e *env) {
-	until := time.Now().Round(0).Add(20 * time.Millisecond)
+	until := time.Now().Round(0).Add(500 * time.Millisecond)
 	m := mailTo("q", "x", 3)
 	m.Recipients[1].NotBefore = until
 	m.Recipients[2].NotBefore = time.Now().Add(time.Hour)
