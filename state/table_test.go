@@ -1,0 +1,138 @@
+package state
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// TestSlotsAreHeldByRefs: the slot of a dead message is not used again while a Ref is
+// held, also one that was taken when the message had a single recipient.
+func TestSlotsAreHeldByRefs(t *testing.T) {
+	for _, more := range []bool{false, true} {
+		w, table := newWriter(), NewTable()
+		id := w.enqueue(&mailq.Message{Recipients: one("local")}, &segment.EnqueueFields{})
+		apply(t, table, w.frame())
+		slot, _ := table.Find(id)
+		table.Ref(slot)
+		if more {
+			w.recipients(id, one("routing"))
+			apply(t, table, w.frame())
+		}
+		table.Ref(slot)
+		w.settle(id, segment.SettleRun{Count: 2, Result: mailq.Delivered})
+		apply(t, table, w.frame())
+		if _, ok := table.Find(id); ok {
+			t.Fatal("a dead message is found")
+		}
+		taken := map[uint32]bool{}
+		fresh := func() {
+			id := w.enqueue(&mailq.Message{Recipients: one("local")}, &segment.EnqueueFields{})
+			apply(t, table, w.frame())
+			s, _ := table.Find(id)
+			if taken[s] {
+				t.Fatalf("slot %d has two messages", s)
+			}
+			taken[s] = true
+		}
+		for range 2 {
+			fresh()
+			if taken[slot] {
+				t.Fatalf("more %v: the slot is used again under a Ref", more)
+			}
+			if r := table.Rcpt(Ref{slot, 0}); r.Standing != Used || table.Msg(slot).ID != id {
+				t.Fatalf("more %v: what the Ref names is gone: %+v", more, r)
+			}
+			if live := table.Queue(table.Rcpt(Ref{slot, 0}).Queue).Live; live != int64(len(taken)) {
+				t.Fatalf("%d live", live)
+			}
+			table.Unref(slot)
+		}
+		fresh()
+		if !taken[slot] {
+			t.Errorf("more %v: the slot is not used again when nothing names it", more)
+		}
+		for range 3 * slabSize {
+			fresh()
+		}
+		if d := w.model.diff(table, true); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+// TestUnrefOfALiveMessage frees nothing.
+func TestUnrefOfALiveMessage(t *testing.T) {
+	w, table := newWriter(), NewTable()
+	id := w.enqueue(&mailq.Message{Recipients: one("local")}, &segment.EnqueueFields{})
+	apply(t, table, w.frame())
+	slot, _ := table.Find(id)
+	table.Ref(slot)
+	table.Unref(slot)
+	if again, ok := table.Find(id); !ok || again != slot || w.model.diff(table, true) != "" {
+		t.Error(w.model.diff(table, true))
+	}
+}
+
+// TestMemoryIsReused: what comes and goes does not grow the table.
+func TestMemoryIsReused(t *testing.T) {
+	w, table := newWriter(), NewTable()
+	list := append(one("local"), mailq.Recipient{Queue: "routing", NotBefore: segment.Time(5)})
+	var slots, multis, extras int
+	for round := range 50 {
+		for range 20 {
+			id := w.enqueue(&mailq.Message{Recipients: list, Key: "k"}, &segment.EnqueueFields{})
+			w.settle(id, segment.SettleRun{Count: 1, Result: mailq.Deferred, Until: 9, Note: []byte("451")})
+			w.forget(1)
+			w.settle(id, segment.SettleRun{Count: 2, Result: mailq.Delivered})
+		}
+		apply(t, table, w.frame())
+		w.frames = nil
+		if round == 0 {
+			slots, multis, extras = len(table.slab), len(table.multis), len(table.extras)
+		}
+	}
+	if len(table.slab) != slots || len(table.multis) != multis || len(table.extras) != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
+		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 50", slots, multis, extras, len(table.slab), len(table.multis), len(table.extras))
+	}
+	if len(table.keys.order) > 4096 {
+		t.Errorf("%d forgotten keys are kept", len(table.keys.order))
+	}
+}
+
+func TestQueueNumbers(t *testing.T) {
+	table := NewTable()
+	var numbers []uint32
+	for i := range 10 {
+		numbers = append(numbers, table.QueueNumber(fmt.Appendf(nil, "q%d", i)))
+	}
+	for i, q := range numbers {
+		if got, ok := table.FindQueue(fmt.Sprintf("q%d", i)); !ok || got != q || table.QueueNumber(fmt.Appendf(nil, "q%d", i)) != q || table.Queue(q).Name != fmt.Sprintf("q%d", i) {
+			t.Errorf("q%d is %d, %v", i, got, ok)
+		}
+	}
+	table.Queue(numbers[3]).Live = 1
+	table.Queue(numbers[4]).State.Mode = mailq.HoldQueue
+	for _, q := range numbers {
+		table.ForgetQueue(q)
+		table.ForgetQueue(q) // twice is once
+	}
+	for i := range numbers {
+		if _, ok := table.FindQueue(fmt.Sprintf("q%d", i)); ok != (i == 3 || i == 4) {
+			t.Errorf("q%d: %v", i, ok)
+		}
+	}
+	seen := map[uint32]bool{numbers[3]: true, numbers[4]: true}
+	for i := range 20 {
+		q := table.QueueNumber(fmt.Appendf(nil, "new%d", i))
+		if seen[q] || table.Queue(q).State != (mailq.QueueState{}) || table.Queue(q).Live != 0 {
+			t.Errorf("new%d got number %d: %+v", i, q, table.Queue(q))
+		}
+		seen[q] = true
+	}
+	if table.Queues() != 22 {
+		t.Errorf("%d numbers for 22 queues", table.Queues())
+	}
+}
