@@ -44,6 +44,7 @@ type Log struct {
 	nonce   uint64
 	total   uint64
 	sealBuf []byte
+	bufs    [2][]byte // of one write: as a slice of its own it would be an allocation each
 
 	end    atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
 	bytes  atomic.Int64  // of frames appended since the log was resumed
@@ -215,13 +216,11 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 	} else {
 		body = padded(body, h.Len-int64(h.BodyOff))
 	}
-	var err error
+	bufs := append(l.bufs[:0], table)
 	if len(body) > 0 {
-		err = l.write(l.tail, l.off, table, body)
-	} else {
-		err = l.write(l.tail, l.off, table)
+		bufs = append(bufs, body)
 	}
-	if err != nil {
+	if err := l.write(l.tail, l.off, bufs...); err != nil {
 		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
 	}
 	l.last, l.off, l.total = h, l.off+h.Len, h.Total
