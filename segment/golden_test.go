@@ -120,7 +120,7 @@ func dump(w *strings.Builder, s *Segment) error {
 }
 
 func dumpRecord(w *strings.Builder, r Record) {
-	list := func(l *rcptList) {
+	list := func(l *RecipientList) {
 		var names []string
 		l.QueueNames(func(_ int, name []byte) { names = append(names, string(name)) })
 		l.Addresses(0, func(i int, address, note []byte) bool {
@@ -137,11 +137,11 @@ func dumpRecord(w *strings.Builder, r Record) {
 	case KindEnqueue:
 		e := r.Enqueue()
 		fmt.Fprintf(w, " id %x late %d at %d expires %d priority %d key %q envelope %q body %d+%d crc %08x\n", r.ID(), e.Late, e.EnqueuedAt, e.ExpiresAt, e.Priority, e.Key(), e.Envelope(), r.BodyOff(), e.BodyLen, e.BodyCRC)
-		list(&e.rcptList)
+		list(&e.RecipientList)
 	case KindRecipients:
 		e := r.Recipients()
 		fmt.Fprintf(w, " id %x first %d\n", r.ID(), e.First)
-		list(&e.rcptList)
+		list(&e.RecipientList)
 	case KindSettle:
 		fmt.Fprintf(w, " id %x at %d\n", r.ID(), r.SettleAt())
 		r.Runs(func(s SettleRun) {

@@ -252,17 +252,17 @@ func (r Record) wellFormed() bool {
 // ID of the message that the record is about, the stream of a chunk.
 func (r Record) ID() uint64 { return le.Uint64(r[16:]) }
 
-// rcptList is the part that KindEnqueue and KindRecipients share.
-type rcptList struct {
-	r                      Record
-	fixed                  int // where the entries begin
-	rcpts, queues, chunks  int
-	keyLen, envLen         int
-	chunksAt, namesAt, end int
+// RecipientList is the part that KindEnqueue and KindRecipients share: a view.
+type RecipientList struct {
+	r                     Record
+	fixed                 int // where the entries begin
+	rcpts, queues, chunks int
+	keyLen, envLen        int
+	chunksAt, namesAt     int
 }
 
-func (r Record) list() rcptList {
-	l := rcptList{r: r}
+func (r Record) list() RecipientList {
+	l := RecipientList{r: r}
 	var rcpts, queues, chunks, env uint64
 	if r.Kind() == KindEnqueue {
 		l.fixed = 80
@@ -285,7 +285,7 @@ func (r Record) list() rcptList {
 	return l
 }
 
-func (l *rcptList) wellFormed(room uint64) bool {
+func (l *RecipientList) wellFormed(room uint64) bool {
 	if l.rcpts == 0 || l.rcpts > RecipientsMax || l.chunks > ChunksMax || l.queues == 0 || l.queues > l.rcpts {
 		return false
 	}
@@ -318,7 +318,7 @@ func (l *rcptList) wellFormed(room uint64) bool {
 
 // holdsBody reports whether a body can be so long: as long as its chunks, or, in
 // one piece, no longer than a segment.
-func (l *rcptList) holdsBody(length uint64) bool {
+func (l *RecipientList) holdsBody(length uint64) bool {
 	if l.chunks == 0 {
 		return length <= SizeMax
 	}
@@ -335,7 +335,7 @@ func (l *rcptList) holdsBody(length uint64) bool {
 
 // EnqueueRecord is a view of a KindEnqueue record.
 type EnqueueRecord struct {
-	rcptList
+	RecipientList
 	EnqueuedAt, ExpiresAt int64
 	BodyLen               int64
 	BodyCRC               uint32
@@ -346,13 +346,13 @@ type EnqueueRecord struct {
 // Enqueue views a record of KindEnqueue.
 func (r Record) Enqueue() EnqueueRecord {
 	return EnqueueRecord{
-		rcptList:   r.list(),
-		EnqueuedAt: int64(le.Uint64(r[24:])),
-		ExpiresAt:  int64(le.Uint64(r[32:])),
-		BodyLen:    int64(le.Uint64(r[40:])),
-		BodyCRC:    le.Uint32(r[52:]),
-		Late:       le.Uint32(r[76:]),
-		Priority:   int8(r[56]),
+		RecipientList: r.list(),
+		EnqueuedAt:    int64(le.Uint64(r[24:])),
+		ExpiresAt:     int64(le.Uint64(r[32:])),
+		BodyLen:       int64(le.Uint64(r[40:])),
+		BodyCRC:       le.Uint32(r[52:]),
+		Late:          le.Uint32(r[76:]),
+		Priority:      int8(r[56]),
 	}
 }
 
@@ -365,27 +365,27 @@ func (r Record) BodyOff() int64 {
 
 // RecipientsRecord is a view of a KindRecipients record.
 type RecipientsRecord struct {
-	rcptList
+	RecipientList
 	First int
 }
 
 // Recipients views a record of KindRecipients.
 func (r Record) Recipients() RecipientsRecord {
-	return RecipientsRecord{rcptList: r.list(), First: int(le.Uint32(r[24:]))}
+	return RecipientsRecord{RecipientList: r.list(), First: int(le.Uint32(r[24:]))}
 }
 
 // Len is the number of recipients.
-func (l *rcptList) Len() int { return l.rcpts }
+func (l *RecipientList) Len() int { return l.rcpts }
 
 // Route is the queue of a recipient, as an index for QueueNames, and its time.
-func (l *rcptList) Route(i int) (queue int, notBefore int64) {
+func (l *RecipientList) Route(i int) (queue int, notBefore int64) {
 	e := l.r[l.fixed+i*rcptEntrySize:]
 	return int(le.Uint32(e)), int64(le.Uint64(e[8:]))
 }
 
 // QueueNames calls fn with the names of the queues in the order of their
 // indexes.
-func (l *rcptList) QueueNames(fn func(i int, name []byte)) {
+func (l *RecipientList) QueueNames(fn func(i int, name []byte)) {
 	at := l.namesAt
 	for i := range l.queues {
 		n := int(l.r[at])
@@ -394,7 +394,7 @@ func (l *rcptList) QueueNames(fn func(i int, name []byte)) {
 	}
 }
 
-func (l *rcptList) stringsAt() int {
+func (l *RecipientList) stringsAt() int {
 	at := l.namesAt
 	for range l.queues {
 		at += 1 + int(l.r[at])
@@ -403,20 +403,20 @@ func (l *rcptList) stringsAt() int {
 }
 
 // Key is the idempotency key, empty if there is none.
-func (l *rcptList) Key() []byte {
+func (l *RecipientList) Key() []byte {
 	at := l.stringsAt()
 	return l.r[at : at+l.keyLen]
 }
 
 // Envelope of the message.
-func (l *rcptList) Envelope() []byte {
+func (l *RecipientList) Envelope() []byte {
 	at := l.stringsAt() + l.keyLen
 	return l.r[at : at+l.envLen]
 }
 
 // Addresses calls fn with address and first note of the recipients from first
 // on, until it returns false. It takes time in proportion to the last index.
-func (l *rcptList) Addresses(first int, fn func(i int, address, note []byte) bool) {
+func (l *RecipientList) Addresses(first int, fn func(i int, address, note []byte) bool) {
 	at := l.stringsAt() + l.keyLen + l.envLen
 	for i := range l.rcpts {
 		e := l.r[l.fixed+i*rcptEntrySize:]
@@ -436,10 +436,10 @@ type ChunkRef struct {
 }
 
 // Chunks is the number of chunks that hold the body; 0: it is in the frame.
-func (l *rcptList) Chunks() int { return l.chunks }
+func (l *RecipientList) Chunks() int { return l.chunks }
 
 // Chunk is the i-th of them.
-func (l *rcptList) Chunk(i int) ChunkRef {
+func (l *RecipientList) Chunk(i int) ChunkRef {
 	e := l.r[l.chunksAt+i*chunkEntrySize:]
 	return ChunkRef{Pos: Pos(le.Uint64(e)), Len: le.Uint32(e[8:]), CRC: le.Uint32(e[12:])}
 }

@@ -35,7 +35,7 @@ func genRecipients() *rapid.Generator[[]mailq.Recipient] {
 }
 
 // checkRecipients compares the list of a record with what was put into it.
-func checkRecipients(t *rapid.T, l *rcptList, want []mailq.Recipient) {
+func checkRecipients(t *rapid.T, l *RecipientList, want []mailq.Recipient) {
 	var names []string
 	l.QueueNames(func(i int, name []byte) {
 		if i != len(names) {
@@ -144,7 +144,7 @@ func TestEnqueueRoundTrip(t *testing.T) {
 		if r.Weight() != weight || r.BodyOff() != off {
 			t.Fatalf("weight %d, want %d; body at %d, want %d", r.Weight(), weight, r.BodyOff(), off)
 		}
-		checkRecipients(t, &e.rcptList, m.Recipients)
+		checkRecipients(t, &e.RecipientList, m.Recipients)
 		checkMoved(t, r)
 	})
 }
@@ -159,7 +159,7 @@ func TestRecipientsRoundTrip(t *testing.T) {
 		if r.Kind() != KindRecipients || r.ID() != id || e.First != first || e.Chunks() != 0 || r.BodyOff() != 0 || r.Weight() != int64(len(r)) {
 			t.Fatalf("got %v %x, first %d", r.Kind(), r.ID(), e.First)
 		}
-		checkRecipients(t, &e.rcptList, rcpts)
+		checkRecipients(t, &e.RecipientList, rcpts)
 		checkMoved(t, r)
 	})
 }

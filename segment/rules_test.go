@@ -14,7 +14,7 @@ import (
 // touch calls every accessor that a reader of the record calls, and counts bytes so
 // that nothing is optimized away.
 func touch(r Record) (n int) {
-	list := func(l *rcptList) {
+	list := func(l *RecipientList) {
 		l.QueueNames(func(_ int, name []byte) { n += len(name) })
 		l.Addresses(0, func(_ int, address, note []byte) bool { n += len(address) + len(note); return true })
 		queues := 0
@@ -31,14 +31,14 @@ func touch(r Record) (n int) {
 	switch r.Kind() {
 	case KindEnqueue:
 		e := r.Enqueue()
-		list(&e.rcptList)
+		list(&e.RecipientList)
 		n += len(e.Key()) + len(e.Envelope())
 		if e.BodyLen < 0 {
 			panic("a body of negative length")
 		}
 	case KindRecipients:
 		e := r.Recipients()
-		list(&e.rcptList)
+		list(&e.RecipientList)
 		if e.First < 0 || e.First+e.Len() > RecipientsMax {
 			panic("recipients out of range")
 		}

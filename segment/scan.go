@@ -82,7 +82,7 @@ type Stop struct {
 }
 
 // Scan reads the frames from an offset on, each chained to the one before, and
-// hands them to fn without their bodies. It ends behind a Seal, at the first place
+// hands them to fn without their bodies; the frame is valid until fn returns. It ends behind a Seal, at the first place
 // where no valid frame stands, or with the error of fn. A chained frame that was
 // written whole and can't be understood is an error: ErrVersion or ErrCorrupt.
 func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
@@ -93,8 +93,11 @@ func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop
 	}
 	err = disk.Guard(m, func() error {
 		w := window{seg: s}
+		var f Frame // one for all: fn gets its address, which would make each an allocation
 		for stop.Off < s.Size {
-			f, finding, err := w.frame(stop.Off)
+			var finding Finding
+			var err error
+			f, finding, err = w.frame(stop.Off)
 			if finding == Unreadable {
 				stop.Finding, stop.Err = Unreadable, err
 				return nil
@@ -132,12 +135,14 @@ func (s *Segment) Headers(off int64, fn func(*FrameHeader)) error {
 	}
 	return disk.Guard(m, func() error {
 		w := window{seg: s}
+		var h FrameHeader // one for all, as in Scan
 		for ; off+FrameHeaderSize <= s.Size; off += int64(s.Alignment) {
 			b, err := w.at(off, FrameHeaderSize)
 			if err != nil {
 				return err
 			}
-			if h, ok, err := DecodeFrameHeader(&s.Header, off, b); ok || err != nil {
+			var ok bool
+			if h, ok, err = DecodeFrameHeader(&s.Header, off, b); ok || err != nil {
 				fn(&h)
 			}
 		}

@@ -231,7 +231,7 @@ func TestForgedFramesInBodies(t *testing.T) {
 			}
 			b := &batch{}
 			b.enqueue(7, simple("local", body))
-			for int64(FrameHeaderSize+len(b.table))+511&^511 != 1024 {
+			for (int64(FrameHeaderSize+len(b.table))+511)&^511 != 1024 {
 				b.add(AttemptSize, func(dst []byte, back int64) Record { return PutAttempt(dst, back, 1, 0, 1) })
 			}
 			if forger == "sends the frame it lies in" {
@@ -241,7 +241,7 @@ func TestForgedFramesInBodies(t *testing.T) {
 				}
 				b.body, b.table, b.records = nil, nil, 0
 				b.enqueue(7, simple("local", body))
-				for int64(FrameHeaderSize+len(b.table))+511&^511 != 1024 {
+				for (int64(FrameHeaderSize+len(b.table))+511)&^511 != 1024 {
 					b.add(AttemptSize, func(dst []byte, back int64) Record { return PutAttempt(dst, back, 1, 0, 1) })
 				}
 			}

@@ -63,8 +63,7 @@ func (r *receiver) accept() {
 
 func (r *receiver) serve(conn net.Conn) {
 	defer r.wg.Done()
-	err := r.talk(conn)
-	if err != nil && !broken(err) {
+	if err := r.talk(conn); !broken(err) { // a dialog only ends by an error
 		r.ledger.Note(fmt.Sprintf("the core's dialog: %v", err))
 	}
 	conn.Close()

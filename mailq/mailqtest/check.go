@@ -57,7 +57,7 @@ func tally(q *mailq.QueueInfo, x mailq.Entry) error {
 	case mailq.Damaged:
 		q.Damaged++
 	default:
-		return fmt.Errorf("Entries lists recipient %d of %v as %v", x.Recipient, x.ID, x.State)
+		return fmt.Errorf("listing: Entries lists recipient %d of %v as %v", x.Recipient, x.ID, x.State)
 	}
 	if x.InDoubt {
 		q.InDoubt++
@@ -75,7 +75,7 @@ func agree(s mailq.Stats, list []mailq.Entry, queues []mailq.QueueInfo) error {
 	byName := map[string]*mailq.QueueInfo{}
 	for i, x := range list {
 		if i > 0 && list[i-1].ID == x.ID && list[i-1].Recipient == x.Recipient {
-			return fmt.Errorf("Entries lists recipient %d of %v twice", x.Recipient, x.ID)
+			return fmt.Errorf("listing: Entries lists recipient %d of %v twice", x.Recipient, x.ID)
 		}
 		if byName[x.Queue] == nil {
 			byName[x.Queue] = &mailq.QueueInfo{Name: x.Queue}
@@ -87,13 +87,13 @@ func agree(s mailq.Stats, list []mailq.Entry, queues []mailq.QueueInfo) error {
 	}
 	stats := mailq.QueueInfo{Pending: s.Pending, Deferred: s.Deferred, Held: s.Held, Claimed: s.Claimed, InDoubt: s.InDoubt, Damaged: s.Damaged}
 	if a := counts(all); a != counts(stats) {
-		return fmt.Errorf("Entries counts %+v, Stats %+v", a, counts(stats))
+		return fmt.Errorf("listing: Entries counts %+v, Stats %+v", a, counts(stats))
 	}
 	if s.Messages != int64(len(messages)) {
-		return fmt.Errorf("Entries lists %d messages, Stats says %d", len(messages), s.Messages)
+		return fmt.Errorf("listing: Entries lists %d messages, Stats says %d", len(messages), s.Messages)
 	}
 	if !slices.IsSortedFunc(queues, func(a, b mailq.QueueInfo) int { return strings.Compare(a.Name, b.Name) }) {
-		return fmt.Errorf("Queues is not sorted by name: %+v", queues)
+		return fmt.Errorf("listing: Queues is not sorted by name: %+v", queues)
 	}
 	for _, q := range queues {
 		want := mailq.QueueInfo{Name: q.Name}

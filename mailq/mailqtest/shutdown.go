@@ -43,7 +43,7 @@ func (e *env) shutdown(ctx context.Context) <-chan error {
 	e.eventually(func() error {
 		_, err := s.Enqueue(e.ctx, mail("before", "x"))
 		if err == nil {
-			return errors.New("Shutdown was called and Enqueue passes")
+			return errors.New("after Shutdown was called Enqueue passes")
 		}
 		e.wants("Enqueue while the store shuts down", err, mailq.ErrClosed)
 		return nil
