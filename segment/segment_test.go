@@ -240,6 +240,24 @@ func TestRecord(t *testing.T) {
 	}
 }
 
+// TestRecordWithABodyElsewhere: a record that claims bytes behind the bodies of its frame.
+func TestRecordWithABodyElsewhere(t *testing.T) {
+	for _, field := range []int{40, 48} { // length, offset
+		g, _ := started()
+		b := &batch{}
+		b.enqueue(70, simple("local", []byte("first body")))
+		h := g.frame(Data, b)
+		off := h.Pos.Offset() + FrameHeaderSize
+		r := Record(g.data[off:][:len(b.table)])
+		le.PutUint32(r[field:], uint32(h.BodyLen)+1)
+		r.finish()
+		s, _ := g.open(t)
+		if _, _, err := s.Record(off, 70); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("field at %d: %v", field, err)
+		}
+	}
+}
+
 // TestRecordAtTheEnd: a forged record whose frame header would lie behind the end of
 // the file.
 func TestRecordAtTheEnd(t *testing.T) {

@@ -81,12 +81,13 @@ func TestMemoryIsReused(t *testing.T) {
 	w, table := newWriter(), NewTable()
 	list := append(one("local"), mailq.Recipient{Queue: "routing", NotBefore: segment.Time(5)})
 	var slots, multis, extras int
-	for round := range 50 {
+	for round := range 80 {
 		for range 20 {
 			id := w.enqueue(&mailq.Message{Recipients: list, Key: "k"}, &segment.EnqueueFields{})
 			w.settle(id, segment.SettleRun{Count: 1, Result: mailq.Deferred, Until: 9, Note: []byte("451")})
 			w.forget(1)
-			w.settle(id, segment.SettleRun{Count: 2, Result: mailq.Delivered})
+			w.recipients(id, list)
+			w.settle(id, segment.SettleRun{Count: 4, Result: mailq.Delivered})
 		}
 		apply(t, table, w.frame())
 		w.frames = nil
@@ -95,7 +96,7 @@ func TestMemoryIsReused(t *testing.T) {
 		}
 	}
 	if len(table.slab) != slots || len(table.multis) != multis || len(table.extras) != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
-		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 50", slots, multis, extras, len(table.slab), len(table.multis), len(table.extras))
+		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 80", slots, multis, extras, len(table.slab), len(table.multis), len(table.extras))
 	}
 	if len(table.keys.order) > 4096 {
 		t.Errorf("%d forgotten keys are kept", len(table.keys.order))
@@ -134,5 +135,61 @@ func TestQueueNumbers(t *testing.T) {
 	}
 	if table.Queues() != 22 {
 		t.Errorf("%d numbers for 22 queues", table.Queues())
+	}
+}
+
+func TestForEach(t *testing.T) {
+	w, table := newWriter(), NewTable()
+	want := map[segment.Pos]int{}
+	for range 5 {
+		id := w.enqueue(&mailq.Message{Recipients: one("local")}, &segment.EnqueueFields{})
+		w.recipients(id, one("routing"))
+		w.recipients(id, one("routing"))
+	}
+	w.settle(2, segment.SettleRun{Count: 9, Result: mailq.Delivered})
+	apply(t, table, w.frame())
+	for _, g := range w.model.msgs {
+		for _, x := range g.extents {
+			want[x.Pos]++
+		}
+	}
+	table.ForEachExtent(func(x *Extent) { want[x.Pos]-- })
+	for pos, n := range want {
+		if n != 0 {
+			t.Errorf("the extent at %v was shown %d times too few", pos, n)
+		}
+	}
+	last := uint64(0)
+	table.ForEach(func(slot uint32) {
+		if m := table.Msg(slot); m.ID <= last || slot >= table.Slots() {
+			t.Errorf("message %d in slot %d comes after %d", m.ID, slot, last)
+		} else {
+			last = m.ID
+		}
+	})
+}
+
+// TestFlush: what is held stays as it is until it is released, and so does what is
+// due sooner, or in another queue.
+func TestFlush(t *testing.T) {
+	w, table := newWriter(), NewTable()
+	later := func(queue string, at int64) mailq.Recipient {
+		return mailq.Recipient{Queue: queue, NotBefore: segment.Time(at)}
+	}
+	id := w.enqueue(&mailq.Message{Recipients: []mailq.Recipient{later("a", 50), later("a", 5), later("b", 50), later("a", 50), later("a", 0)}}, &segment.EnqueueFields{})
+	w.settle(id, segment.SettleRun{First: 3, Count: 1, Result: mailq.Held}, segment.SettleRun{First: 0, Count: 1, Result: mailq.Deferred, Until: 60, Note: []byte("451")})
+	w.flush("a", 20)
+	apply(t, table, w.frame())
+	slot, _ := table.Find(id)
+	for i, want := range []int64{20, 5, 50, 50, 0} {
+		if r := table.Rcpt(Ref{slot, uint32(i)}); table.NotBefore(r) != want {
+			t.Errorf("recipient %d is due at %d, want %d", i, table.NotBefore(r), want)
+		}
+	}
+	if note := table.Note(table.Rcpt(Ref{slot, 0})); string(note) != "451" {
+		t.Errorf("the note became %q", note)
+	}
+	if d := w.model.diff(table, true); d != "" {
+		t.Error(d)
 	}
 }
