@@ -26,8 +26,10 @@ const queueName = "smtp:example.org"
 
 var recipients = []wal.Recipient{{Queue: queueName, Address: "someone@example.org"}}
 
+var envelope = []byte("MAIL FROM:<sender@example.net> SIZE=4096")
+
 func message(body []byte) wal.Message {
-	return wal.Message{Envelope: []byte("MAIL FROM:<sender@example.net> SIZE=4096"), Body: body, Recipients: recipients}
+	return wal.Message{Envelope: envelope, Body: body, Recipients: recipients}
 }
 
 func openMtawal(dir string, s shape) (system, error) {

@@ -87,18 +87,12 @@ func (t *Table) applyEnqueue(pos segment.Pos, r segment.Record) error {
 		m.flags |= msgKeyed
 	}
 	t.grow(m, weight)
-	t.fill(slot, 0, &e)
+	t.fill(slot, 0, &e.RecipientList)
 	return nil
 }
 
-type routes interface {
-	Len() int
-	Route(i int) (queue int, notBefore int64)
-	QueueNames(func(i int, name []byte))
-}
-
 // fill sets the recipients of a message from first on to those of a record.
-func (t *Table) fill(slot uint32, first int, e routes) {
+func (t *Table) fill(slot uint32, first int, e *segment.RecipientList) {
 	var few [16]uint32
 	numbers := few[:0]
 	e.QueueNames(func(_ int, name []byte) { numbers = append(numbers, t.QueueNumber(name)) })
@@ -131,7 +125,7 @@ func (t *Table) applyRecipients(pos segment.Pos, r segment.Record) error {
 	t.resize(m, e.First+e.Len())
 	t.setExtents(m, append(t.Extents(m), Extent{Pos: pos, Weight: uint32(r.Weight()), Kind: segment.KindRecipients, First: uint32(e.First)}))
 	t.grow(m, r.Weight())
-	t.fill(slot, e.First, &e)
+	t.fill(slot, e.First, &e.RecipientList)
 	return nil
 }
 
