@@ -22,7 +22,9 @@ func (c *File) Summary() Summary { return Summary{Pos: c.Pos, Usage: c.usage} }
 // nothing is dead.
 //
 // A segment is dead if and only if both checkpoints start behind it, and in the
-// newer no live message has a record, a chunk or a copy in it.
+// newer no live message has a record, a chunk or a copy in it. Chunks that stand before the
+// newer checkpoint and are named only behind it are not known to it: their segments are the
+// caller's to keep.
 //
 // Theorem: no replay from a checkpoint that is kept can meet an enqueue without
 // meeting its used-mark, and none needs bytes of a dead segment. Proof: a replay from

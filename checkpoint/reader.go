@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -85,12 +86,21 @@ func (c *File) open(uuid [16]byte) error {
 
 func (c *File) directory(b []byte) error {
 	foot := c.Size - footerSize
+	if err := c.mapping.Populate(foot, footerSize); err != nil {
+		return err
+	}
 	if string(b[foot+8:]) != footerMagic {
 		return c.corrupt(foot, "no footer")
 	}
 	n := int64(le.Uint32(b[foot:]))
 	at := foot - n
-	if at < headerSize || segment.CRC(b[at:foot]) != le.Uint32(b[foot+4:]) {
+	if at < headerSize {
+		return c.corrupt(foot, "directory is longer than the file")
+	}
+	if err := c.mapping.Populate(at, n); err != nil {
+		return err
+	}
+	if segment.CRC(b[at:foot]) != le.Uint32(b[foot+4:]) {
 		return c.corrupt(foot, "directory fails its checksum")
 	}
 	cur := cursor{b: b[at:foot]}
@@ -137,6 +147,7 @@ func (c *File) small([]byte) error {
 		return err
 	}
 	cur := cursor{b: b}
+	seen := make(map[string]struct{})
 	for range c.sections[sectionQueues-1].count {
 		n := cur.uvarint()
 		if n == 0 || n > mailq.QueueNameMax {
@@ -144,6 +155,12 @@ func (c *File) small([]byte) error {
 			break
 		}
 		name := string(cur.bytes(n))
+		// Messages name queues by their place here, so a name that came twice would shift them.
+		if _, twice := seen[name]; twice || cur.bad {
+			cur.bad = true
+			break
+		}
+		seen[name] = struct{}{}
 		s := mailq.QueueState{Mode: mailq.QueueMode(cur.byte()), Doubt: mailq.DoubtPolicy(cur.byte())}
 		s.DoubtDelay = time.Duration(cur.varint())
 		c.names, c.states = append(c.names, name), append(c.states, s)
@@ -159,6 +176,9 @@ func (c *File) small([]byte) error {
 		n := cur.uvarint()
 		k := state.Key{Key: string(cur.bytes(n))}
 		k.ID, k.At = cur.uvarint(), cur.varint()
+		if cur.bad {
+			break
+		}
 		c.keys = append(c.keys, k)
 	}
 	if cur.bad || len(cur.b) != 0 {
@@ -244,50 +264,48 @@ func (c *File) Check(fresh bool) error {
 	})
 }
 
-// reread compares the bytes on the device with the checksums of the sections.
+// reread compares the device with the page cache, byte by byte: header and directory
+// have no second checksum, and the sections are checked in the page cache.
 func (c *File) reread() error {
-	b := make([]byte, min(readAhead, max(c.Size, 1)))
-	for i := range c.sections {
-		s := &c.sections[i]
-		crc := uint32(0)
-		for off := s.off; off < s.off+s.length; {
-			n := min(int64(len(b)), s.off+s.length-off)
-			if _, err := c.file.ReadUncached(b[:n], off); err != nil {
-				return fmt.Errorf("reading %s back: %w", c.Name, err)
-			}
-			crc = segment.CRCUpdate(crc, b[:n])
-			off += n
+	b := make([]byte, min(readAhead, c.Size))
+	for off := int64(0); off < c.Size; off += int64(len(b)) {
+		b = b[:min(int64(len(b)), c.Size-off)]
+		if _, err := c.file.ReadUncached(b, off); err != nil {
+			return fmt.Errorf("reading %s back: %w", c.Name, err)
 		}
-		if crc != s.crc {
-			return c.corrupt(s.off, "the device holds other bytes than were written")
+		if err := c.mapping.Populate(off, int64(len(b))); err != nil {
+			return err
+		}
+		if !bytes.Equal(b, c.mapping.Bytes()[off:off+int64(len(b))]) {
+			return c.corrupt(off, "the device holds other bytes than were written")
 		}
 	}
 	return nil
 }
 
-// Load puts the whole state into an empty table.
+// Load puts the whole state into an empty table. After an error the table is of no
+// use.
 func (c *File) Load(t *state.Table) error {
-	return disk.Guard(c.mapping, func() error {
-		// The checksum is computed beside the decoding, which trusts nothing anyway.
-		sum := make(chan error, 1)
-		go func() {
-			sum <- disk.Guard(c.mapping, func() error {
-				_, err := c.section(sectionMessages)
-				return err
-			})
-		}()
+	// The checksum is computed beside the decoding, which trusts nothing anyway.
+	sum := make(chan error, 1)
+	go func() {
+		sum <- disk.Guard(c.mapping, func() error {
+			_, err := c.section(sectionMessages)
+			return err
+		})
+	}()
+	err := disk.Guard(c.mapping, func() error {
 		c.prepare(t)
 		it := c.entries()
-		var err error
 		for {
-			var e *state.Entry
-			if e, err = it.next(); e == nil || err != nil {
-				break
+			e, err := it.next()
+			if e == nil || err != nil {
+				return err
 			}
 			t.Load(e)
 		}
-		return errors.Join(err, <-sum)
 	})
+	return errors.Join(err, <-sum)
 }
 
 // prepare gives a table everything but the messages.
