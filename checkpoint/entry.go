@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -33,6 +34,8 @@ const (
 	shapeExtents
 	shapeMany
 	shapeLate
+
+	shapeAll = 1<<iota - 1
 )
 
 const (
@@ -171,6 +174,13 @@ func (c *cursor) uvarint() uint64 {
 	return v
 }
 
+// upTo is uvarint for what is a number up to most.
+func (c *cursor) upTo(most uint64) uint64 {
+	v := c.uvarint()
+	c.bad = c.bad || v > most
+	return v
+}
+
 func (c *cursor) varint() int64 {
 	u := c.uvarint()
 	return int64(u>>1) ^ -int64(u&1)
@@ -218,20 +228,25 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 	if step == 0 || e.ID < d.id {
 		return errEntry
 	}
-	e.Enqueued = uint32(int64(d.enqueued) + c.varint())
+	enqueued := int64(d.enqueued) + c.varint()
+	c.bad = c.bad || enqueued < 0 || enqueued > math.MaxUint32
+	e.Enqueued = uint32(enqueued)
 	d.id, d.loc, d.enqueued = e.ID, e.Loc, e.Enqueued
-	e.Weight = uint32(c.uvarint())
+	e.Weight = uint32(c.upTo(math.MaxUint32))
 	shape := c.byte()
+	if shape&^shapeAll != 0 {
+		return errEntry
+	}
 	e.Late = 0
 	e.Expires, e.Priority, e.Keyed, e.Extents, e.Rcpts = 0, 0, shape&shapeKeyed != 0, e.Extents[:0], e.Rcpts[:0]
 	if shape&shapeExpires != 0 {
-		e.Expires = uint32(c.uvarint())
+		e.Expires = uint32(c.upTo(math.MaxUint32))
 	}
 	if shape&shapePriority != 0 {
 		e.Priority = int8(c.byte())
 	}
 	if shape&shapeLate != 0 {
-		e.Late = uint32(c.uvarint())
+		e.Late = uint32(c.upTo(math.MaxUint32))
 	}
 	if shape&shapeExtents != 0 {
 		n := c.uvarint()
@@ -239,9 +254,9 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 			return errEntry
 		}
 		for ; n > 0 && !c.bad; n-- {
-			x := state.Extent{Pos: segment.Pos(c.uint64()), Weight: uint32(c.uvarint())}
+			x := state.Extent{Pos: segment.Pos(c.uint64()), Weight: uint32(c.upTo(math.MaxUint32))}
 			x.Kind = segment.Kind(c.byte())
-			x.First, x.CRC = uint32(c.uvarint()), c.uint32()
+			x.First, x.CRC = uint32(c.upTo(math.MaxUint32)), c.uint32()
 			e.Extents = append(e.Extents, x)
 		}
 	}
@@ -251,6 +266,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 			return errEntry
 		}
 	}
+	alive := false
 	for uint64(len(e.Rcpts)) < n {
 		run := uint64(1)
 		if n > 1 {
@@ -260,18 +276,19 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || uint64(r.Queue) >= queues {
 			return errEntry
 		}
+		alive = alive || r.Standing != state.Used
 		for ; run > 0; run-- {
 			e.Rcpts = append(e.Rcpts, r)
 		}
 	}
-	if c.bad {
+	if c.bad || !alive { // a dead message is in no table
 		return errEntry
 	}
 	return nil
 }
 
 func decodeRecipient(c *cursor) (r state.EntryRecipient) {
-	q := c.uvarint()
+	q := c.upTo(math.MaxUint32)
 	s := c.byte()
 	r.Standing, r.Flags = state.Standing(s&standingMask), s>>flagShift&flagMask
 	if r.Standing == state.Used {
@@ -279,7 +296,7 @@ func decodeRecipient(c *cursor) (r state.EntryRecipient) {
 		c.bad = c.bad || !r.Reason.IsUsed()
 	}
 	if s&rcptAttempts != 0 {
-		r.Attempts = uint16(c.uvarint())
+		r.Attempts = uint16(c.upTo(segment.AttemptsMax))
 	}
 	if s&rcptTime != 0 {
 		r.NotBefore = c.varint()
@@ -289,7 +306,7 @@ func decodeRecipient(c *cursor) (r state.EntryRecipient) {
 		r.Note = c.bytes(n)
 		c.bad = c.bad || n > mailq.NoteMax
 	}
-	c.bad = c.bad || r.Standing > state.Used || q > 1<<32-1
+	c.bad = c.bad || r.Standing > state.Used
 	r.Queue = uint32(q)
 	return r
 }

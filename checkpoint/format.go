@@ -132,11 +132,15 @@ func decodeInfo(b []byte) (h Info, err error) {
 	if len(b) < headerSize || string(b[:8]) != headerMagic {
 		return h, fmt.Errorf("not a checkpoint: no magic")
 	}
-	if v, f := le.Uint32(b[8:]), le.Uint32(b[12:]); v != version || f != 0 {
-		return h, fmt.Errorf("checkpoint format %d, features %#x: %w", v, f, segment.ErrVersion)
+	// The version comes before the checksum: a later version may have put it elsewhere.
+	if v := le.Uint32(b[8:]); v != version {
+		return h, fmt.Errorf("checkpoint format %d: %w", v, segment.ErrVersion)
 	}
 	if segment.CRC(b[:508]) != le.Uint32(b[508:]) {
 		return h, fmt.Errorf("header fails its checksum")
+	}
+	if f := le.Uint32(b[12:]); f != 0 {
+		return h, fmt.Errorf("checkpoint needs unknown features %#x: %w", f, segment.ErrVersion)
 	}
 	h.UUID = [16]byte(b[16:32])
 	h.Pos, h.Last = segment.Pos(le.Uint64(b[32:])), segment.Pos(le.Uint64(b[40:]))
@@ -147,6 +151,9 @@ func decodeInfo(b []byte) (h Info, err error) {
 	}
 	h.LogBytes = int64(le.Uint64(b[152:]))
 	h.Nonce = le.Uint64(b[160:])
+	if h.Pos != 0 && (h.Pos.Segment() == 0 || h.Last.Segment() != h.Pos.Segment() || h.Last >= h.Pos) {
+		return h, fmt.Errorf("no frame stands at %v and ends at %v", h.Last, h.Pos)
+	}
 	return h, nil
 }
 

@@ -1,0 +1,170 @@
+package checkpoint
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"testing"
+
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+	"pgregory.net/rapid"
+)
+
+func genRecipient(queues int) *rapid.Generator[state.EntryRecipient] {
+	return rapid.Custom(func(t *rapid.T) state.EntryRecipient {
+		var r state.EntryRecipient
+		r.Queue = uint32(rapid.IntRange(0, queues-1).Draw(t, "queue"))
+		r.Standing = state.Standing(rapid.IntRange(0, int(state.Used)).Draw(t, "standing"))
+		if r.Standing == state.Used {
+			r.Reason = rapid.SampledFrom([]mailq.Result{mailq.Delivered, mailq.Failed, mailq.Expired, mailq.Removed, mailq.Replaced}).Draw(t, "reason")
+		}
+		r.Flags = rapid.Uint8Range(0, flagMask).Draw(t, "flags")
+		r.Attempts = rapid.Uint16().Draw(t, "attempts")
+		r.NotBefore = rapid.Int64().Draw(t, "due")
+		if rapid.Bool().Draw(t, "note") {
+			r.Note = rapid.SliceOfN(rapid.Byte(), 0, 30).Draw(t, "bytes")
+		}
+		return r
+	})
+}
+
+func genEntry(queues int) *rapid.Generator[state.Entry] {
+	return rapid.Custom(func(t *rapid.T) state.Entry {
+		e := state.Entry{
+			ID: rapid.Uint64Min(1).Draw(t, "id"), Loc: segment.Pos(rapid.Uint64().Draw(t, "loc")),
+			Weight: rapid.Uint32().Draw(t, "weight"), Expires: rapid.Uint32().Draw(t, "expires"), Enqueued: rapid.Uint32().Draw(t, "enqueued"),
+			Late: rapid.Uint32().Draw(t, "late"), Priority: rapid.Int8().Draw(t, "priority"), Keyed: rapid.Bool().Draw(t, "keyed"),
+		}
+		for range rapid.IntRange(0, 3).Draw(t, "extents") {
+			e.Extents = append(e.Extents, state.Extent{Pos: segment.Pos(rapid.Uint64().Draw(t, "pos")), Weight: rapid.Uint32().Draw(t, "weight"),
+				Kind: segment.KindChunk, First: rapid.Uint32().Draw(t, "first"), CRC: rapid.Uint32().Draw(t, "crc")})
+		}
+		// Runs of equal recipients, at least one of them alive.
+		for range rapid.IntRange(1, 4).Draw(t, "runs") {
+			r := genRecipient(queues).Draw(t, "recipient")
+			for range rapid.IntRange(1, 3).Draw(t, "length") {
+				e.Rcpts = append(e.Rcpts, r)
+			}
+		}
+		alive := &e.Rcpts[rapid.IntRange(0, len(e.Rcpts)-1).Draw(t, "alive")]
+		if alive.Standing == state.Used {
+			alive.Standing, alive.Reason = state.Pending, 0
+		}
+		return e
+	})
+}
+
+// What is decoded is what was encoded, entry for entry, and nothing is left over.
+func TestEntryRoundTrip(t *testing.T) {
+	const queues = 5
+	same := func(q uint32) uint64 { return uint64(q) }
+	rapid.Check(t, func(t *rapid.T) {
+		list := rapid.SliceOfNDistinct(genEntry(queues), 1, 5, func(e state.Entry) uint64 { return e.ID }).Draw(t, "entries")
+		for i := range list { // in the order of IDs
+			for j := i; j > 0 && list[j].ID < list[j-1].ID; j-- {
+				list[j], list[j-1] = list[j-1], list[j]
+			}
+		}
+		var b []byte
+		var d delta
+		for i := range list {
+			b = appendEntry(b, &d, &list[i], same)
+		}
+		c, d := cursor{b: b}, delta{}
+		var e state.Entry // used again, as readers do
+		for i := range list {
+			if err := decodeEntry(&c, &d, &e, queues); err != nil {
+				t.Fatalf("entry %d: %v", i, err)
+			}
+			got, want := e, list[i]
+			if len(got.Extents) == 0 {
+				got.Extents = nil
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Fatalf("entry %d is %+v, was %+v", i, got, want)
+			}
+		}
+		if len(c.b) != 0 {
+			t.Fatalf("%d bytes are left over", len(c.b))
+		}
+		// Cut anywhere, the last entry is not there any more.
+		cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")
+		c, d = cursor{b: b[:cut:cut]}, delta{}
+		for range list {
+			if err := decodeEntry(&c, &d, &e, queues); err != nil {
+				if !errors.Is(err, errEntry) {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+		t.Fatalf("%d bytes of %d hold all the entries", cut, len(b))
+	})
+}
+
+// entryBytes is a good entry of one recipient in queue 0, with the fields that a test
+// changes in their places.
+func entryBytes(change func(e *state.Entry)) []byte {
+	e := state.Entry{ID: 7, Loc: segment.MakePos(1, 8192), Enqueued: 1_700_000_000, Weight: 20, Rcpts: make([]state.EntryRecipient, 1)}
+	if change != nil {
+		change(&e)
+	}
+	var d delta
+	return appendEntry(nil, &d, &e, func(q uint32) uint64 { return uint64(q) })
+}
+
+// What no writer writes is refused.
+func TestEntryMalformed(t *testing.T) {
+	plain := entryBytes(nil)
+	shapeAt := len(plain) - 3 // shape, queue, standing
+	with := func(b []byte, at int, v ...byte) []byte {
+		return append(append(append([]byte{}, b[:at]...), v...), b[at+1:]...)
+	}
+	max64 := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}
+	huge := func(b []byte, at int) []byte { return with(b, at, max64...) }
+	many := entryBytes(func(e *state.Entry) { e.Rcpts = make([]state.EntryRecipient, 3) })
+	extents := entryBytes(func(e *state.Entry) { e.Extents = make([]state.Extent, 1) })
+	note := entryBytes(func(e *state.Entry) { e.Rcpts[0].Note = []byte("n") })
+	for name, b := range map[string][]byte{
+		"nothing":                     {},
+		"no ID":                       with(plain, 0, 0),
+		"an unknown shape":            with(plain, shapeAt, 0x40),
+		"another unknown shape":       with(plain, shapeAt, 0x80),
+		"a queue that is not there":   with(plain, shapeAt+1, 1),
+		"a queue of 2^64-1":           huge(plain, shapeAt+1),
+		"a standing of no name":       with(plain, shapeAt+2, 3),
+		"used for no reason":          append(with(plain, shapeAt+2, byte(state.Used)), 0),
+		"used, deferred":              append(with(plain, shapeAt+2, byte(state.Used)), byte(mailq.Deferred)),
+		"all of them used":            append(with(plain, shapeAt+2, byte(state.Used)), byte(mailq.Delivered)),
+		"a varint of eleven bytes":    append(append([]byte{}, max64[:9]...), 0xff, 0xff, 1),
+		"extents, and none":           with(extents, shapeAt+1, 0),
+		"extents, 2^64-1 of them":     huge(extents, shapeAt+1),
+		"one recipient, said as many": with(many, shapeAt+1, 1),
+		"2^64-1 recipients":           huge(many, shapeAt+1),
+		"a run of none":               with(many, shapeAt+2, 0),
+		"a run longer than the list":  with(many, shapeAt+2, 4),
+		"a run of 2^64-1":             huge(many, shapeAt+2),
+		"a run that is too short":     with(many, shapeAt+2, 2),
+		"a note of 2^64-1 bytes":      huge(note, len(note)-2),
+		"a note of 2^32-1 bytes":      with(note, len(note)-2, 0xff, 0xff, 0xff, 0xff, 0x0f),
+		"a note that is too long":     append(with(note, len(note)-2, 0x81, 0x08), make([]byte, mailq.NoteMax+1)...),
+	} {
+		var e state.Entry
+		c := cursor{b: b}
+		if err := decodeEntry(&c, &delta{}, &e, 1); !errors.Is(err, errEntry) {
+			t.Errorf("%s: %v, and %+v", name, err, e)
+		}
+	}
+	// The last ID there can be is followed by none.
+	c := cursor{b: append(huge(plain, 0), plain...)}
+	var d delta
+	var e state.Entry
+	if err := decodeEntry(&c, &d, &e, 1); err != nil || e.ID != math.MaxUint64 {
+		t.Errorf("the last ID: %v, %x", err, e.ID)
+	}
+	if err := decodeEntry(&c, &d, &e, 1); !errors.Is(err, errEntry) {
+		t.Errorf("an ID behind the last: %v, %x", err, e.ID)
+	}
+}
