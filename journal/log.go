@@ -55,11 +55,12 @@ type Log struct {
 // Resume makes a log that was found ready for appending. What replay accepted
 // though nobody had promised it is written again and synced with the directory, so that
 // it is not in the page cache alone; what was cut is saved beside the log. The caller
-// must append an Open frame before anything else.
+// must append an Open frame before anything else. From then on the segments are the
+// log's; after an error they are still those of what was found.
 func (f *Found) Resume(opt Options) (*Log, error) {
 	l := &Log{
 		dir: f.dir, uuid: f.uuid, opt: opt,
-		segments: f.segments, ends: make(map[uint32]int64),
+		segments: make(map[uint32]*segment.Segment), ends: make(map[uint32]int64),
 		tail: f.segments[f.End.Segment()], off: f.End.Offset(), last: f.Last,
 		epoch: f.Last.Epoch + 1, total: f.Last.Total,
 	}
@@ -84,11 +85,11 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		}
 	}
 	ready := make(map[uint32]*segment.Segment)
-	for n, s := range l.segments {
+	for n, s := range f.segments {
 		if n > f.End.Segment() {
 			ready[n] = s
-			delete(l.segments, n)
-		} else if n < f.End.Segment() {
+		} else {
+			l.segments[n] = s
 			l.ends[n] = s.Size
 		}
 	}
@@ -97,6 +98,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		return nil, err
 	}
 	l.maker = m
+	f.segments = nil // they are the log's now
 	return l, nil
 }
 
@@ -181,14 +183,24 @@ type Draft struct {
 // with the same draft: the same bytes go to the same place. After another error the log
 // must not be appended to any more.
 func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
-	a := int64(l.tail.Alignment)
-	size := segment.FrameSize(int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body)), uint32(a))
-	if l.off+size > l.tail.Size-a {
-		if err := l.rotate(size); err != nil {
+	table, body := int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body))
+	if table < 0 || table%8 != 0 || table > segment.TableMax {
+		return segment.FrameHeader{}, fmt.Errorf("a table of %d bytes is none that could be read", table)
+	}
+	if size := segment.FrameSize(table, body, uint32(l.dir.Block())); size > l.FrameMax() {
+		return segment.FrameHeader{}, fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", size, l.opt.SegmentSize)
+	}
+	// The tail, and successors that stood ready at Resume, may have been made in another
+	// size or alignment: those that are too small are sealed empty.
+	for {
+		a := l.tail.Alignment
+		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-int64(a) {
+			return l.put(d)
+		}
+		if err := l.rotate(); err != nil {
 			return segment.FrameHeader{}, err
 		}
 	}
-	return l.put(d)
 }
 
 // put writes a frame at the end of the tail.
@@ -271,10 +283,7 @@ func padded(b []byte, n int64) []byte {
 // rotate seals the tail and goes on in its successor, which stands, synced, under
 // its final name before the Seal is written. The first frame of the successor is written
 // after the Seal is durable.
-func (l *Log) rotate(need int64) error {
-	if need > l.FrameMax() {
-		return fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", need, l.opt.SegmentSize)
-	}
+func (l *Log) rotate() error {
 	next, err := l.maker.take(l.tail.Number + 1)
 	if err != nil {
 		return err
@@ -286,9 +295,9 @@ func (l *Log) rotate(need int64) error {
 	l.mu.Lock()
 	l.ends[l.tail.Number] = l.off
 	l.segments[next.Number] = next
-	l.mu.Unlock()
 	l.tail, l.off = next, next.First()
 	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
+	l.mu.Unlock()
 	return nil
 }
 
@@ -371,7 +380,7 @@ func (l *Log) Recycle(dead []uint32) error {
 	for _, n := range dead {
 		l.mu.Lock()
 		s := l.segments[n]
-		if s == l.tail || n >= l.End().Segment() {
+		if n >= l.End().Segment() { // the tail, and what is not in the log yet
 			s = nil
 		}
 		if s != nil {
