@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -171,7 +172,7 @@ func recoverStore(d disk.Dir, uuid [16]byte, readOnly bool) (_ *recovered, err e
 		promise = max(promise, r.claims.synced)
 	}
 	for i, c := range files {
-		oldest := c.Pos.Segment()
+		oldest := uint32(1) // on the word of one checkpoint alone nothing is dead
 		if i+1 < len(files) {
 			oldest = files[i+1].Pos.Segment()
 		}
@@ -311,9 +312,8 @@ func (o *outcomeLog) note(pos segment.Pos, r segment.Record) error {
 	id := r.ID()
 	if _, ok := o.ids[id]; ok {
 		r.Runs(func(s segment.SettleRun) {
-			// Held and released are decisions of an operator: the attempt goes on.
-			if s.Result == Held || s.Result == Released {
-				return
+			if s.Edit {
+				return // the attempt goes on
 			}
 			for i := s.First; i < s.First+s.Count; i++ {
 				o.last[[2]uint64{id, uint64(i)}] = pos
@@ -506,17 +506,17 @@ func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
 	s.countSuspended()
 	slots := make([]uint32, 0, s.table.Messages())
-	s.table.ForEach(func(slot uint32) { slots = append(slots, slot) })
-	slices.SortFunc(slots, func(a, b uint32) int {
-		ia, ib := s.table.Msg(a).Order(), s.table.Msg(b).Order()
-		switch {
-		case ia < ib:
-			return -1
-		case ia > ib:
-			return 1
-		}
-		return 0
+	sorted, last := true, uint64(0)
+	s.table.ForEach(func(slot uint32) {
+		slots = append(slots, slot)
+		order := s.table.Msg(slot).Order()
+		sorted, last = sorted && order >= last, order
 	})
+	if !sorted { // as they are where a checkpoint was loaded and nobody was late
+		slices.SortFunc(slots, func(a, b uint32) int {
+			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
+		})
+	}
 	for _, slot := range slots {
 		list := s.table.Recipients(slot)
 		for i := range list {
