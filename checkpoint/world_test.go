@@ -267,7 +267,7 @@ func (w *world) chunk() {
 }
 
 func (w *world) run(n int) segment.SettleRun {
-	r := segment.SettleRun{Result: mailq.Result(1 + w.c.intn(int(mailq.Released))), Attempts: w.c.intn(5)}
+	r := segment.SettleRun{Result: mailq.Result(1 + w.c.intn(int(mailq.Released))), Attempts: w.c.intn(5), Edit: w.c.intn(3) == 0}
 	r.First = w.c.intn(n)
 	r.Count = 1 + w.c.intn(n-r.First)
 	if r.Result == mailq.Deferred || r.Result == mailq.Uncertain && w.c.intn(2) == 0 {

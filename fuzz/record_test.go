@@ -116,7 +116,7 @@ func checkRecord(t *testing.T, r segment.Record) {
 		i := 0
 		again.Runs(func(s segment.SettleRun) {
 			w := runs[i]
-			if s.First != w.First || s.Count != w.Count || s.Result != w.Result || s.Attempts != w.Attempts || s.Until != w.Until || (s.Note == nil) != (w.Note == nil) || !bytes.Equal(s.Note, w.Note) {
+			if s.First != w.First || s.Count != w.Count || s.Result != w.Result || s.Attempts != w.Attempts || s.Until != w.Until || s.Edit != w.Edit || (s.Note == nil) != (w.Note == nil) || !bytes.Equal(s.Note, w.Note) {
 				t.Fatalf("run %d: %+v became %+v", i, w, s)
 			}
 			if s.First < 0 || s.Count <= 0 || s.First+s.Count > segment.RecipientsMax || s.Result < mailq.Delivered || s.Result > mailq.Released {
@@ -131,6 +131,9 @@ func checkRecord(t *testing.T, r segment.Record) {
 		checkSmall(t, r)
 	}
 	if from := r.MovedFrom(); from == 0 {
+		if r[1]&1 != 0 {
+			t.Fatal("a copy passes for an original")
+		}
 		switch r.Kind() {
 		case segment.KindEnqueue, segment.KindRecipients, segment.KindChunk:
 			c := reread(t, segment.PutMoved(make([]byte, segment.MovedSize(r)), 128, r, 77, 0))

@@ -211,6 +211,9 @@ func PutSettle(b []byte, back int64, id uint64, at int64, runs []SettleRun) Reco
 		if s.Note != nil {
 			e[9] = noteFlag
 		}
+		if s.Edit {
+			e[9] |= editFlag
+		}
 		le.PutUint16(e[10:], uint16(min(s.Attempts, AttemptsMax)))
 		le.PutUint16(e[12:], uint16(len(s.Note)))
 		le.PutUint16(e[14:], 0)

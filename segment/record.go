@@ -35,7 +35,7 @@ const (
 	//	24 at i64
 	//	32 count u32, zeros u32
 	//	40 runs, 24 bytes each: first u32, count u32, result u8, flags u8 (bit 0: the
-	//	   note is replaced), attempts u16, note length u16, zeros u16, until i64
+	//	   note is replaced; bit 1: an edit), attempts u16, note length u16, zeros u16, until i64
 	//	.. notes
 	KindSettle Kind = 2
 	// KindAttempt says that delivery of a run of recipients has been started.
@@ -108,6 +108,7 @@ const (
 	chunkEntrySize  = 16
 	settleEntrySize = 24
 	noteFlag        = 1 << 0
+	editFlag        = 1 << 1
 )
 
 // Limits of records.
@@ -451,6 +452,9 @@ type SettleRun struct {
 	Attempts     int // made so far, absolute
 	Until        int64
 	Note         []byte // nil: keep the one there is
+	// Edit: not the outcome of an attempt. One that is under way goes on, and the count of
+	// attempts stays as it is.
+	Edit bool
 }
 
 // SettleAt is the time of a settle record, Unix ns.
@@ -464,7 +468,7 @@ func (r Record) Runs(fn func(SettleRun)) {
 		e := r[40+i*settleEntrySize:]
 		s := SettleRun{
 			First: int(le.Uint32(e)), Count: int(le.Uint32(e[4:])), Result: mailq.Result(e[8]),
-			Attempts: int(le.Uint16(e[10:])), Until: int64(le.Uint64(e[16:])),
+			Attempts: int(le.Uint16(e[10:])), Until: int64(le.Uint64(e[16:])), Edit: e[9]&editFlag != 0,
 		}
 		k := int(le.Uint16(e[12:]))
 		if e[9]&noteFlag != 0 {

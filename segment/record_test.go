@@ -172,6 +172,7 @@ func TestSettleRoundTrip(t *testing.T) {
 				Result:   mailq.Result(rapid.IntRange(int(mailq.Delivered), int(mailq.Released)).Draw(t, "result")),
 				Attempts: rapid.IntRange(0, AttemptsMax+5).Draw(t, "attempts"),
 				Until:    rapid.Int64().Draw(t, "until"),
+				Edit:     rapid.Bool().Draw(t, "edit"),
 			}
 			s.Count = rapid.IntRange(1, RecipientsMax-s.First).Draw(t, "count")
 			if rapid.Bool().Draw(t, "with note") {

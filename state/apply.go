@@ -171,9 +171,12 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 		note = append([]byte{}, s.Note...)
 	}
 	due := t.NotBefore(r)
-	r.Attempts = uint16(s.Attempts)
+	if !s.Edit {
+		r.Attempts = uint16(s.Attempts)
+		r.Flags &^= Started
+	}
 	if s.Result != mailq.Held && s.Result != mailq.Released {
-		r.Flags &^= Started | Deferred
+		r.Flags &^= Deferred
 	}
 	// What an operator decided while a delivery was under way outlives the attempt: a
 	// hold stays until Released, and doubt without a time of its own keeps the time there is.

@@ -152,6 +152,7 @@ func genRun(t *rapid.T) segment.SettleRun {
 		First: rapid.IntRange(0, 8).Draw(t, "first"), Count: rapid.SampledFrom([]int{1, 1, 2, 5, 30}).Draw(t, "count"),
 		Result:   mailq.Result(rapid.IntRange(int(mailq.Delivered), int(mailq.Released)).Draw(t, "result")),
 		Attempts: rapid.IntRange(0, 3).Draw(t, "attempts"), Until: rapid.Int64Range(0, 20).Draw(t, "until"),
+		Edit: rapid.Bool().Draw(t, "edit"),
 	}
 	if rapid.Bool().Draw(t, "with note") {
 		s.Note = []byte(rapid.SampledFrom([]string{"", "451 later", "250 ok"}).Draw(t, "note"))

@@ -84,15 +84,17 @@ func (m *model) settle(id uint64, runs []segment.SettleRun) {
 }
 
 func (m *model) outcome(r *modelRcpt, s *segment.SettleRun) {
-	r.attempts = s.Attempts
+	if !s.Edit {
+		r.attempts, r.started = s.Attempts, false
+	}
 	if s.Note != nil {
 		r.note = s.Note
 	}
 	switch s.Result {
 	case mailq.Deferred:
-		r.deferred, r.started, r.due = true, false, s.Until
+		r.deferred, r.due = true, s.Until
 	case mailq.Uncertain:
-		r.deferred, r.started, r.inDoubt = false, false, true
+		r.deferred, r.inDoubt = false, true
 		if s.Until != 0 {
 			r.due = s.Until
 		}
@@ -101,7 +103,7 @@ func (m *model) outcome(r *modelRcpt, s *segment.SettleRun) {
 	case mailq.Released:
 		r.standing, r.deferred, r.due = Pending, false, 0
 	default:
-		*r = modelRcpt{queue: r.queue, standing: Used, reason: s.Result, attempts: s.Attempts}
+		*r = modelRcpt{queue: r.queue, standing: Used, reason: s.Result, attempts: r.attempts}
 		m.used[s.Result]++
 	}
 }

@@ -213,7 +213,7 @@ func (s *Store) planOutcome(t *ticket, w int, ref state.Ref, rc *state.Recipient
 	if attempted && o.Result != Held && o.Result != Released {
 		attempts++
 	}
-	run := segment.SettleRun{First: int(ref.Index), Count: 1, Result: o.Result, Attempts: attempts, Note: o.Note}
+	run := segment.SettleRun{First: int(ref.Index), Count: 1, Result: o.Result, Attempts: attempts, Note: o.Note, Edit: !attempted}
 	switch o.Result {
 	case Deferred:
 		run.Until = segment.Nanos(o.Until)
@@ -246,7 +246,7 @@ func (s *Store) grown(id uint64) {
 func appendRun(runs []segment.SettleRun, r segment.SettleRun) []segment.SettleRun {
 	if n := len(runs); n > 0 {
 		l := &runs[n-1]
-		if l.First+l.Count == r.First && l.Result == r.Result && l.Attempts == r.Attempts && l.Until == r.Until && l.Note == nil && r.Note == nil {
+		if l.First+l.Count == r.First && l.Result == r.Result && l.Attempts == r.Attempts && l.Until == r.Until && l.Edit == r.Edit && l.Note == nil && r.Note == nil {
 			l.Count += r.Count
 			return runs
 		}
