@@ -31,7 +31,7 @@ type Found struct {
 	uuid     [16]byte
 	segments map[uint32]*segment.Segment
 	oldest   uint32           // segments before it matter only if something lives in them
-	broken   map[uint32]error // those of them that are not valid
+	broken   map[uint32]error // segments before the replay that are not valid
 	dead     []uint32
 	rewrite  []stretch // replayed, but promised by nobody
 }
@@ -102,8 +102,8 @@ func (r *recovery) open(start Start, write bool) error {
 			continue
 		}
 		s, err := segment.OpenSegment(r.dir, n, r.uuid, write)
-		if err != nil && n < r.oldest {
-			r.broken[n] = err
+		if err != nil && n < first {
+			r.broken[n] = err // matters if something lives in it
 			continue
 		}
 		if err != nil {
@@ -130,7 +130,9 @@ func (f *Found) Keep(live map[uint32]struct{}) error {
 		}
 	}
 	for n := range f.broken {
-		f.dead = append(f.dead, n)
+		if n < f.oldest {
+			f.dead = append(f.dead, n)
+		}
 	}
 	for n, s := range f.segments {
 		if _, ok := live[n]; ok || n >= f.oldest {
