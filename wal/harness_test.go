@@ -51,18 +51,26 @@ func mustOpen(t testing.TB, fs disk.FS, change ...func(*Options)) *Store {
 }
 
 // bubble runs f under a fake clock that moves on only when every goroutine waits:
-// timers cost nothing, synctest.Wait finds the moment when the engine has come to rest,
-// a deadlock ends the test and so does a goroutine left behind. What waits for a mutex
-// for ever is seen by the watchdog. f must not call methods of t that end the test; its
-// error is returned.
+// timers cost nothing, and synctest.Wait finds the moment when the engine has come to
+// rest. A goroutine left behind, a deadlock, and a day of that clock are errors; what waits
+// for a mutex for ever is seen by the watchdog. f must not end the test; its error, or
+// panic, is returned.
 func bubble(t *testing.T, what string, f func() error) (err error) {
 	t.Helper()
 	defer watchdog(what)()
+	defer func() {
+		if r := recover(); r != nil { // of synctest: nothing in the bubble can go on
+			err = errors.Join(err, fmt.Errorf("%v\n%s", r, stacks(true)))
+		}
+	}()
 	synctest.Test(t, func(*testing.T) {
+		defer time.AfterFunc(24*time.Hour, func() { hang(what) }).Stop()
 		defer func() {
 			if r := recover(); r != nil {
-				buf := make([]byte, 64<<10)
-				err = fmt.Errorf("panic: %v\n%s", r, buf[:runtime.Stack(buf, false)])
+				err = fmt.Errorf("%v", r)
+				if _, own := r.(failure); !own {
+					err = fmt.Errorf("panic: %w\n%s", err, stacks(false))
+				}
 			}
 		}()
 		err = f()
@@ -70,16 +78,25 @@ func bubble(t *testing.T, what string, f func() error) (err error) {
 	return err
 }
 
+// failure is what a history panics with when it has found something.
+type failure string
+
+func stacks(all bool) []byte {
+	b := make([]byte, 1<<20)
+	return b[:runtime.Stack(b, all)]
+}
+
+func hang(what string) {
+	fmt.Fprintf(os.Stderr, "%s hangs\n%s\n", what, stacks(true))
+	os.Exit(3)
+}
+
 // watchdogAfter is how long, in real time, one history may take.
 const watchdogAfter = 2 * time.Minute
 
 // watchdog ends the process with all stacks if what it was started for does not end.
 func watchdog(what string) (stop func()) {
-	t := time.AfterFunc(watchdogAfter, func() {
-		buf := make([]byte, 4<<20)
-		fmt.Fprintf(os.Stderr, "%s hangs\n%s\n", what, buf[:runtime.Stack(buf, true)])
-		os.Exit(3)
-	})
+	t := time.AfterFunc(watchdogAfter, func() { hang(what) })
 	return func() { t.Stop() }
 }
 
