@@ -351,6 +351,7 @@ func (c *claim) read() (*Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.Expired = !d.ExpiresAt.IsZero() && !c.s.opt.now().Before(d.ExpiresAt)
 	d.Token = c.s.token + "-" + d.ID.String()
 	b := &body{size: m.size, pieces: m.body, pins: c.pins}
 	s := c.s
@@ -395,9 +396,22 @@ func (s *Store) setAside(c *claim, err error) {
 			s.count(s.queue(r.Queue), was, classOf(r))
 		}
 	}
+	s.endClaim(c, c.all())
+}
+
+// takeBack ends a claim that nobody was handed.
+func (s *Store) takeBack(c *claim) {
+	release(c.pins)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endClaim(c, c.all())
+}
+
+// all is the position of every recipient.
+func (c *claim) all() []int {
 	all := make([]int, len(c.rcpts))
 	for i := range all {
 		all[i] = i
 	}
-	s.endClaim(c, all)
+	return all
 }

@@ -321,6 +321,10 @@ func (c *consumer) claim(q *queue, now int64) *claim {
 // deliver reads what was claimed. A message that can't be read is set aside, and nothing
 // is returned.
 func (c *consumer) deliver(ctx context.Context, cl *claim) (*Delivery, error) {
+	if err := c.s.claims.failed(); err != nil {
+		c.s.takeBack(cl) // a kill would forget it
+		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
+	}
 	d, err := cl.read()
 	if err != nil {
 		c.s.setAside(cl, err)
