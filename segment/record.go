@@ -232,7 +232,11 @@ func (r Record) wellFormed() bool {
 				res < mailq.Delivered || res > mailq.Released {
 				return false
 			}
-			need += uint64(le.Uint16(e[12:]))
+			note := uint64(le.Uint16(e[12:]))
+			if note > mailq.NoteMax {
+				return false // a checkpoint would not take it
+			}
+			need += note
 		}
 		return need <= room
 	case KindAttempt:

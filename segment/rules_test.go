@@ -236,6 +236,12 @@ func TestRecordRules(t *testing.T) {
 			t.Errorf("%s: %v is corruption too", c.name, err)
 		}
 	}
+	for _, n := range []int{mailq.NoteMax, mailq.NoteMax + 1} {
+		runs := []SettleRun{{Count: 1, Result: mailq.Deferred, Note: make([]byte, n)}}
+		if _, ok, err := DecodeRecord(PutSettle(make([]byte, SettleSize(runs)), 128, 1, 1, runs)); ok != (n <= mailq.NoteMax) || err != nil {
+			t.Errorf("a note of %d bytes: %v, %v", n, ok, err)
+		}
+	}
 	chunked := slices.Clone(kinds[1])
 	le.PutUint64(chunked[40:], 31)
 	if _, ok, _ := DecodeRecord(chunked.finish()); ok {
