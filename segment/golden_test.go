@@ -62,7 +62,7 @@ func goldenSegment() *image {
 		SettleRun{First: 0, Count: 1, Result: mailq.Delivered, Attempts: 1},
 		SettleRun{First: 1, Count: 1, Result: mailq.Deferred, Attempts: 2, Until: 1_700_001_200_000_000_000, Note: []byte("451 4.7.1 later")},
 		SettleRun{First: 2, Count: 1, Result: mailq.Uncertain, Attempts: 1, Note: []byte{}},
-		SettleRun{First: 4, Count: 1, Result: mailq.Held},
+		SettleRun{First: 4, Count: 1, Result: mailq.Held, Edit: true},
 		SettleRun{First: 5, Count: 1, Result: mailq.Failed, Attempts: 1})
 	b.settle(11, SettleRun{First: 0, Count: 1, Result: mailq.Removed})
 	b.settle(10, SettleRun{First: 4, Count: 1, Result: mailq.Released}, SettleRun{First: 2, Count: 1, Result: mailq.Expired, Attempts: AttemptsMax})
@@ -148,6 +148,9 @@ func dumpRecord(w *strings.Builder, r Record) {
 			fmt.Fprintf(w, "    %d+%d %v attempts %d until %d", s.First, s.Count, s.Result, s.Attempts, s.Until)
 			if s.Note != nil {
 				fmt.Fprintf(w, " note %q", s.Note)
+			}
+			if s.Edit {
+				fmt.Fprint(w, " edit")
 			}
 			fmt.Fprintln(w)
 		})
