@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/mtawal/mtawal/wal"
 )
@@ -15,9 +14,7 @@ var mtawalMaker = maker{name: "mtawal", durable: "pwritev2(RWF_DSYNC) per group"
 type mtawal struct {
 	store    *wal.Store
 	consumer wal.Consumer
-
-	mu  sync.Mutex
-	ids [][]wal.ID // by producer
+	ids      [][]wal.ID // by producer
 }
 
 var ctx = context.Background()
