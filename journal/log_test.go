@@ -168,12 +168,15 @@ func TestFrames(t *testing.T) {
 	}
 	end, last := r.log.End(), headers[len(headers)-1]
 	for name, f := range map[string]func() error{
-		"behind the end":         func() error { _, err := reads(0, end+block, segment.FrameHeader{}); return err },
-		"inside of a frame":      func() error { _, err := reads(0, end-512, segment.FrameHeader{}); return err },
-		"in a segment to come":   func() error { _, err := reads(0, segment.MakePos(99, block), segment.FrameHeader{}); return err },
-		"from a segment to come": func() error { _, err := reads(segment.MakePos(98, block), segment.MakePos(99, block), last); return err },
-		"behind another frame":   func() error { _, err := reads(headers[3].End(), end, headers[2]); return err },
-		"backwards":              func() error { _, err := reads(headers[9].End(), headers[3].End(), headers[9]); return err },
+		"behind the end":       func() error { _, err := reads(0, end+block, segment.FrameHeader{}); return err },
+		"inside of a frame":    func() error { _, err := reads(0, end-512, segment.FrameHeader{}); return err },
+		"in a segment to come": func() error { _, err := reads(0, segment.MakePos(99, block), segment.FrameHeader{}); return err },
+		"from a segment to come": func() error {
+			_, err := reads(segment.MakePos(98, block), segment.MakePos(99, block), last)
+			return err
+		},
+		"behind another frame": func() error { _, err := reads(headers[3].End(), end, headers[2]); return err },
+		"backwards":            func() error { _, err := reads(headers[9].End(), headers[3].End(), headers[9]); return err },
 	} {
 		if err := f(); !isCorrupt(err) {
 			t.Errorf("%s: %v", name, err)
@@ -216,7 +219,8 @@ func TestReadersBesideTheWriter(t *testing.T) {
 		pos  segment.Pos
 		prev segment.FrameHeader
 	}
-	var mu sync.Mutex
+	var mu sync.Mutex     // of ends
+	var life sync.RWMutex // nobody reads what is recycled
 	ends := []at{{r.log.End(), r.log.Last()}}
 	var wg sync.WaitGroup
 	done := make(chan struct{})
@@ -230,6 +234,7 @@ func TestReadersBesideTheWriter(t *testing.T) {
 					return
 				default:
 				}
+				life.RLock()
 				mu.Lock()
 				first, last := ends[max(0, len(ends)-30)], ends[len(ends)-1]
 				mu.Unlock()
@@ -237,6 +242,7 @@ func TestReadersBesideTheWriter(t *testing.T) {
 				if err := r.log.Frames(first.pos, last.pos, first.prev, func(f *segment.Frame) error { n = f.End(); return nil }); err != nil || n != last.pos && first != last {
 					t.Errorf("from %v to %v: read to %v, %v", first.pos, last.pos, n, err)
 				}
+				life.RUnlock()
 				r.log.Segments()
 				r.log.Files()
 			}
@@ -251,6 +257,7 @@ func TestReadersBesideTheWriter(t *testing.T) {
 				return
 			default:
 			}
+			life.Lock()
 			mu.Lock()
 			before := ends[max(0, len(ends)-60)].pos.Segment()
 			mu.Unlock()
@@ -263,6 +270,7 @@ func TestReadersBesideTheWriter(t *testing.T) {
 			if err := r.log.Recycle(dead); err != nil {
 				t.Error(err)
 			}
+			life.Unlock()
 		}
 	}()
 	for range 40 * perSegment {

@@ -35,8 +35,9 @@ type maker struct {
 	dead  []uint32 // segment files waiting to be renamed
 	free  []string // files that may be written over
 	err   error    // of the last try to make next
+	names error    // of a sync of the directory: nothing is built on its names any more
 	stop  bool
-	moved *sync.Cond // ready, err or stop changed
+	moved *sync.Cond // ready, err, names or stop changed
 
 	wake chan struct{}
 	done chan struct{}
@@ -76,14 +77,17 @@ func (m *maker) take(number uint32) (*segment.Segment, error) {
 	m.err = nil
 	m.poke()
 	for {
+		if m.stop {
+			return nil, errStopped
+		}
+		if m.names != nil {
+			return nil, m.names
+		}
 		if s := m.ready[number]; s != nil {
 			delete(m.ready, number)
 			m.next = number + 1
 			m.poke()
 			return s, nil
-		}
-		if m.stop {
-			return nil, errStopped
 		}
 		if m.err != nil {
 			return nil, fmt.Errorf("making %s: %w", segment.Name(number), m.err)
@@ -124,8 +128,12 @@ func (m *maker) close() error {
 	m.mu.Unlock()
 	m.poke()
 	<-m.done
+	m.mu.Lock()
+	ready := m.ready
+	m.ready = make(map[uint32]*segment.Segment)
+	m.mu.Unlock()
 	var errs []error
-	for _, s := range m.ready {
+	for _, s := range ready {
 		errs = append(errs, s.Release())
 	}
 	return errors.Join(errs...)
@@ -138,7 +146,7 @@ func (m *maker) run() {
 			m.mu.Lock()
 			stop, dead, number := m.stop, m.dead, m.next
 			m.dead = nil
-			missing := m.ready[number] == nil && m.err == nil
+			missing := m.ready[number] == nil && m.err == nil && m.names == nil
 			m.mu.Unlock()
 			if stop {
 				return
@@ -151,6 +159,7 @@ func (m *maker) run() {
 				break
 			}
 			s, err := m.make(number)
+			m.lost(err)
 			m.mu.Lock()
 			m.err = err
 			if err == nil {
@@ -160,6 +169,28 @@ func (m *maker) run() {
 			m.mu.Unlock()
 		}
 	}
+}
+
+// lost notes a failed sync of the directory, after which a later one may say that all is
+// well when it is not. Where there is only no room, it is tried again.
+func (m *maker) lost(err error) {
+	if !errors.Is(err, errNames) || errors.Is(err, disk.ErrNoSpace) {
+		return
+	}
+	m.mu.Lock()
+	m.names = err
+	m.moved.Broadcast()
+	m.mu.Unlock()
+}
+
+// errNames: the directory could not be synced.
+var errNames = errors.New("names of segments may not be durable")
+
+func syncNames(dir disk.Dir) error {
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", errNames, err)
+	}
+	return nil
 }
 
 // collect takes the final names off dead segments: kept for another life as far as
@@ -184,8 +215,9 @@ func (m *maker) collect(dead []uint32) {
 			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
 		}
 	}
-	if err := m.l.dir.Sync(); err != nil {
+	if err := syncNames(m.l.dir); err != nil {
 		m.l.opt.Logger.Warn("names of dead segments may come back", "err", err)
+		m.lost(err)
 		return
 	}
 	m.mu.Lock()
@@ -204,13 +236,11 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	m.mu.Unlock()
 	if from != "" {
 		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
-		if err == nil {
-			return s, nil
+		if err == nil || errors.Is(err, errNames) {
+			return s, err
 		}
-		if err := m.l.dir.Remove(from); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("removing a segment that could not be recycled: %w", err)
-		}
-		m.l.opt.Logger.Info("a dead segment was not recycled but removed", "file", from, "err", err)
+		// It is in nobody's way if it can't be removed either; the next opening tries again.
+		m.l.opt.Logger.Info("a dead segment is not recycled but removed", "file", from, "err", err, "removing", removeIfThere(m.l.dir, from))
 	}
 	return makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt)
 }
@@ -240,6 +270,10 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	var f disk.File
 	if fresh {
 		from = fmt.Sprintf("%snew-%08x", freePrefix, number)
+		// A try that failed may have left it.
+		if err := removeIfThere(dir, from); err != nil {
+			return nil, err
+		}
 		f, err = dir.Create(from)
 	} else {
 		f, err = dir.Open(from, true)
@@ -258,19 +292,27 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		if fresh {
-			err = errors.Join(err, dir.Remove(from))
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = dir.Rename(from, segment.Name(number))
+	}
+	if err != nil {
+		if fresh { // half a segment takes room
+			err = errors.Join(err, removeIfThere(dir, from))
 		}
 		return nil, err
 	}
-	if err := dir.Rename(from, segment.Name(number)); err != nil {
-		return nil, err
-	}
-	if err := dir.Sync(); err != nil {
+	if err := syncNames(dir); err != nil {
 		return nil, err
 	}
 	return segment.OpenSegment(dir, number, uuid, true)
+}
+
+func removeIfThere(dir disk.Dir, name string) error {
+	if err := dir.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // mayReuse reports whether a file can be written over: all of it, and seen by

@@ -299,6 +299,9 @@ func recoverOn(fs disk.FS, look func(disk.Dir, *recovered) error) (err error) {
 	if err != nil {
 		return err
 	}
+	if !m.ready {
+		return ErrNotStore
+	}
 	r, err := recoverStore(d, m.uuid, true)
 	if err != nil {
 		return err
