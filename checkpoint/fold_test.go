@@ -3,9 +3,12 @@ package checkpoint
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 	"github.com/mtawal/mtawal/state"
 	"pgregory.net/rapid"
@@ -214,4 +217,116 @@ func TestFoldWriteFails(t *testing.T) {
 		}
 	}
 	w.ok(Fold(&failing{b.Len()}, nil, w.log, testUUID, w.table.Applied))
+}
+
+// Each kind of record that changes a message of the base does so in a fold too, when it is
+// the only one that does.
+func TestFoldTouches(t *testing.T) {
+	w := newWorld(t, &seeded{4})
+	defer w.close()
+	later := segment.Time(w.now + int64(10*time.Hour))
+	const id, other = 5000, 5001
+	data := bodyOf(7, 50)
+	var back int64
+	h := w.write(segment.Data, func(b *batch) {
+		off := b.place(data)
+		back = b.add(segment.ChunkSize, func(dst []byte, back int64) {
+			segment.PutChunk(dst, back, 7, 0, off, uint32(len(data)), segment.BodyCRC(7, data))
+		})
+	})
+	chunk := segment.ChunkRef{Pos: h.Pos + segment.Pos(back), Len: uint32(len(data)), CRC: segment.BodyCRC(7, data)}
+	for n, id := range []uint64{id, other} {
+		m := mailq.Message{Key: fmt.Sprint("key of ", id), Recipients: []mailq.Recipient{{Queue: "late", NotBefore: later}, {Queue: "late", NotBefore: later}}}
+		f := segment.EnqueueFields{ID: id, EnqueuedAt: w.now, BodyLen: int64(chunk.Len) * int64(1-n), Chunks: []segment.ChunkRef{chunk}[:1-n]}
+		if n == 1 {
+			f.BodyCRC = segment.BodyCRC(id, nil)
+		}
+		w.write(segment.Data, func(b *batch) {
+			b.add(segment.EnqueueSize(&m, len(f.Chunks)), func(dst []byte, back int64) { segment.PutEnqueue(dst, back, &m, &f) })
+		})
+	}
+	slot, _ := w.table.Find(id)
+	moved := func(pos segment.Pos, kind segment.Kind) func() {
+		return func() {
+			r, body := w.read(pos, id, kind)
+			w.write(segment.Data, func(b *batch) {
+				off := b.place(body)
+				b.add(segment.MovedSize(r), func(dst []byte, back int64) { segment.PutMoved(dst, back, r, pos, off) })
+			})
+		}
+	}
+	more := []mailq.Recipient{{Queue: "more"}}
+	var added segment.Pos
+	for _, c := range []struct {
+		name string
+		do   func()
+	}{
+		{"attempt", func() {
+			w.write(segment.Marker, func(b *batch) {
+				b.add(segment.AttemptSize, func(dst []byte, back int64) { segment.PutAttempt(dst, back, id, 0, 1) })
+			})
+		}},
+		{"flush", func() {
+			w.write(segment.Data, func(b *batch) {
+				b.add(segment.FlushSize("late"), func(dst []byte, back int64) { segment.PutFlush(dst, back, "late", w.now) })
+			})
+		}},
+		{"moved chunk", func() { moved(w.table.Extents(w.table.Msg(slot))[0].Pos, segment.KindChunk)() }},
+		{"moved message", func() { moved(w.table.Msg(slot).Loc, segment.KindEnqueue)() }},
+		{"recipients", func() {
+			h := w.write(segment.Data, func(b *batch) {
+				b.add(segment.RecipientsSize(more), func(dst []byte, back int64) { segment.PutRecipients(dst, back, id, 2, more) })
+			})
+			added = h.Pos + segment.FrameHeaderSize
+		}},
+		{"moved recipients", func() { moved(added, segment.KindRecipients)() }},
+		{"settle", func() {
+			w.settleAs(id, segment.SettleRun{Count: 1, Result: mailq.Deferred, Until: w.now, Note: []byte("later")})
+		}},
+		{"the last settle", func() { w.settleAs(id, segment.SettleRun{Count: 3, Result: mailq.Delivered}) }},
+	} {
+		from := w.table.Applied
+		full, n := w.replayed(from)
+		before := encoded(w, full, n)
+		c.do()
+		to := w.table.Applied
+		full, n = w.replayed(to)
+		want := encoded(w, full, n)
+		base := w.open(before, from)
+		var b bytes.Buffer
+		w.ok(Fold(&b, base, w.log, testUUID, to))
+		if !bytes.Equal(b.Bytes(), want) {
+			t.Errorf("%s: the fold is not a replay:\n%s", c.name, difference(w, b.Bytes(), want))
+		}
+		if e, err := Open(w.dir, base.Name, testUUID); err != nil || bytes.Equal(before[headerSize:], want[headerSize:]) {
+			t.Errorf("%s: changed nothing (%v)", c.name, err)
+		} else {
+			w.ok(e.Close())
+		}
+		w.ok(base.Close())
+	}
+}
+
+// short is a log that forgets its last frame.
+type short struct{ Log }
+
+func (s short) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	return s.Log.Frames(from, to, prev, func(f *segment.Frame) error {
+		if f.End() == to {
+			return nil
+		}
+		return fn(f)
+	})
+}
+
+func TestFoldOfALogThatEndsEarly(t *testing.T) {
+	w := newWorld(t, &seeded{6})
+	defer w.close()
+	for range 10 {
+		w.step()
+	}
+	var b bytes.Buffer
+	if err := Fold(&b, nil, short{w.log}, testUUID, w.table.Applied); !errors.Is(err, segment.ErrCorrupt) {
+		t.Errorf("a checkpoint at a position that the log did not reach: %v", err)
+	}
 }

@@ -60,13 +60,9 @@ type strayChunk struct {
 	stream uint64
 }
 
-func options(now *int64) journal.Options {
-	return journal.Options{SegmentSize: segment.SizeMin, PoolMax: 2, Logger: slog.New(slog.DiscardHandler), Now: func() int64 {
-		if now != nil {
-			return *now
-		}
-		return startTime
-	}}
+// options of a log whose clock stands: the maker reads it beside the test.
+func options() journal.Options {
+	return journal.Options{SegmentSize: segment.SizeMin, PoolMax: 2, Logger: slog.New(slog.DiscardHandler), Now: func() int64 { return startTime }}
 }
 
 func newWorld(t fataler, c chooser) *world {
@@ -75,7 +71,7 @@ func newWorld(t fataler, c chooser) *world {
 	var err error
 	w.dir, err = w.fs.OpenDir(store, true)
 	w.ok(err)
-	w.ok(journal.MakeFirst(w.dir, testUUID, options(&w.now)))
+	w.ok(journal.MakeFirst(w.dir, testUUID, options()))
 	w.begin(state.NewTable())
 	return w
 }
@@ -115,7 +111,7 @@ func (w *world) begin(t *state.Table) {
 func (w *world) resume(found *journal.Found) {
 	w.Helper()
 	w.log = nil
-	log, err := found.Resume(options(&w.now))
+	log, err := found.Resume(options())
 	w.ok(err)
 	w.log = log
 }

@@ -24,7 +24,7 @@ type Found struct {
 	Promise       segment.Pos         // the highest promise found
 	Replayed      int64               // frames
 	ReplayedBytes int64
-	CutFrom       segment.Pos // the torn tail, if CutBytes is not 0
+	CutFrom       segment.Pos // the torn tail, if CutSize is not 0
 	CutSize       int64
 
 	dir      disk.Dir
@@ -187,6 +187,9 @@ func (r *recovery) replay(start Start) error {
 // verifyStart checks that the frame a checkpoint ends with is the one in the log.
 func (r *recovery) verifyStart(start Start) error {
 	s, last := r.segments[start.Pos.Segment()], start.Last.Pos
+	if s == nil {
+		return &segment.CorruptError{Segment: start.Pos.Segment(), File: segment.Name(start.Pos.Segment()), Reason: "a checkpoint's position is in no segment"}
+	}
 	if last.Segment() != s.Number || last.Offset() < s.First() || last.Offset() > s.Size-segment.FrameHeaderSize {
 		return r.corrupt(s, start.Pos, "the checkpoint's last frame is not in its segment")
 	}
@@ -201,6 +204,7 @@ func (r *recovery) verifyStart(start Start) error {
 	if !ok || h.CRC != start.Last.CRC || h.End() != start.Pos || h.Kind == segment.Seal {
 		return r.corrupt(s, last, "the log does not hold the frame that the checkpoint ends with")
 	}
+	r.Last = h
 	return nil
 }
 
@@ -263,7 +267,12 @@ func (r *recovery) settle() error {
 }
 
 func (r *recovery) accept(h *held) error {
-	if err := r.apply(&h.frame); err != nil {
+	// The frame is a view of the mapping, and the scan that guarded it may be over.
+	m, err := h.seg.Map()
+	if err != nil {
+		return err
+	}
+	if err := disk.Guard(m, func() error { return r.apply(&h.frame) }); err != nil {
 		return err
 	}
 	r.Last = h.frame.FrameHeader

@@ -191,6 +191,21 @@ func (r *rig) files() []string {
 	return names
 }
 
+func (r *rig) path(number uint32) string { return logDir + "/" + segment.Name(number) }
+
+// bytes is what the file of a segment holds now.
+func (r *rig) bytes(number uint32) []byte {
+	r.Helper()
+	f, err := r.dir.Open(segment.Name(number), false)
+	r.ok(err)
+	n, err := f.Size()
+	r.ok(err)
+	b := make([]byte, n)
+	_, err = f.ReadAt(b, 0)
+	r.ok(errors.Join(err, f.Close()))
+	return b
+}
+
 // crash gives what a killed process leaves, as a rig of its own that is not open.
 func (r *rig) crash() *rig {
 	r.Helper()
