@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -53,7 +54,7 @@ func TestBarriers(t *testing.T) {
 	b, err := os.ReadFile(out)
 	ok(t, err)
 	var calls []string
-	for _, line := range strings.Split(string(b), "\n") {
+	for _, line := range joined(string(b)) {
 		if strings.Contains(line, base) && !strings.Contains(line, "/trace") {
 			calls = append(calls, strings.ReplaceAll(line, base, "BASE"))
 		}
@@ -82,5 +83,38 @@ func TestBarriers(t *testing.T) {
 			t.Fatalf("no %s, where it should be, in\n%s", w, strings.Join(calls, "\n"))
 		}
 		rest = rest[1:]
+	}
+}
+
+// joined gives the calls of a trace one a line, each where it began: strace
+// breaks a call in two, "<unfinished ...>" and "<... fsync resumed>", when
+// another thread of the process is heard of before it ends.
+func joined(trace string) []string {
+	var lines []string
+	begun := map[string]int{} // by the thread's number, the line that has no end yet
+	for _, line := range strings.Split(trace, "\n") {
+		thread, call, _ := strings.Cut(line, " ")
+		if head, ok := strings.CutSuffix(line, " <unfinished ...>"); ok {
+			begun[thread] = len(lines)
+			lines = append(lines, head)
+			continue
+		}
+		if _, tail, ok := strings.Cut(call, " resumed>"); ok {
+			if i, ok := begun[thread]; ok {
+				lines[i] += tail
+				delete(begun, thread)
+			}
+			continue
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func TestJoined(t *testing.T) {
+	got := joined("7 fsync(5</x> <unfinished ...>\n8 openat(\"a\") = 3\n7 <... fsync resumed>) = 0\n8 close(3) = 0")
+	want := []string{"7 fsync(5</x>) = 0", `8 openat("a") = 3`, "8 close(3) = 0"}
+	if !slices.Equal(got, want) {
+		t.Fatalf("%q, not %q", got, want)
 	}
 }
