@@ -386,5 +386,7 @@ func (a *account) shots(fs *memdisk.FS, f func()) []audited {
 	})
 	f()
 	fs.OnOp(nil)
+	mu.Lock()
+	defer mu.Unlock()
 	return list
 }
