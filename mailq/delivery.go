@@ -97,7 +97,8 @@ type Delivery struct {
 	Envelope   []byte
 	Body       Body
 	Recipients []Slot
-	// Expired: the message's time is over; bounce instead of delivering.
+	// Expired: the message's time is over; bounce instead of delivering. That
+	// holds for all its recipients, whose Slot.Note is the last reply.
 	Expired               bool
 	EnqueuedAt, ExpiresAt time.Time
 	// Token names the message among all messages of all stores: store UUID and ID.

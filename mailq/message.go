@@ -42,7 +42,11 @@ type Message struct {
 	// Priority: higher is delivered sooner within a queue.
 	Priority int8
 	// ExpiresAt is when recipients not used are handed out as expired, for
-	// the MTA to bounce. The zero time: never.
+	// the MTA to bounce ([Delivery.Expired]); those that take the place of
+	// replaced ones included. They become due then, or within a second
+	// after, also if they were deferred or never tried, but not while they,
+	// or their queue, are held. A deferral recorded after that holds. The
+	// zero time: never.
 	ExpiresAt time.Time
 }
 

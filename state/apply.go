@@ -170,7 +170,8 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 	if s.Note != nil {
 		note = append([]byte{}, s.Note...)
 	}
-	due := t.NotBefore(r)
+	wasDue := t.NotBefore(r)
+	due := wasDue
 	if !s.Edit {
 		r.Attempts = uint16(s.Attempts)
 		r.Flags &^= Started
@@ -205,7 +206,7 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 	t.setExtra(r, due, note)
 	t.Counts.InDoubt += int64(r.Flags&InDoubt) - int64(was.Flags&InDoubt)
 	if t.Observer != nil {
-		t.Observer.Changed(ref, was)
+		t.Observer.Changed(ref, was, wasDue)
 	}
 }
 

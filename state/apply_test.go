@@ -65,7 +65,7 @@ func (w *watcher) Added(slot uint32, first, n int) {
 	}
 }
 
-func (w *watcher) Changed(r Ref, was Recipient) {
+func (w *watcher) Changed(r Ref, was Recipient, _ int64) {
 	if w.known[r] != plain(was) {
 		w.bad("%v was %+v, said to be %+v", r, w.known[r], was)
 	}

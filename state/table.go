@@ -148,8 +148,8 @@ type Observer interface {
 	// Added: a message and its recipients are new.
 	Added(slot uint32, first, n int)
 	// Changed: a recipient has another standing, time, note or flag (but Started). It is
-	// called after the change; was is before, its time and note are gone.
-	Changed(r Ref, was Recipient)
+	// called after the change; was is before, its note is gone, due was its time.
+	Changed(r Ref, was Recipient, due int64)
 	// Moved: location of the message changed, or an extent's.
 	Moved(slot uint32, from, to segment.Pos, weight int64)
 	// Dying: the last recipient was used; the message is taken out of the index when
@@ -187,6 +187,10 @@ func (m *Message) Len() int { return int(m.n) }
 // Order is the message's place in the order in which messages were committed. It is
 // the ID, unless that was reserved some time before.
 func (m *Message) Order() uint64 { return m.ID + uint64(m.late) }
+
+// ExpiresAt is when what is left of the message is handed out as expired, Unix ns, on a
+// whole second; 0: never.
+func (m *Message) ExpiresAt() int64 { return int64(m.Expires) * 1e9 }
 
 // Bytes is how much of the log the message holds.
 func (m *Message) Bytes() int64 { return int64(m.Weight) * weightUnit }

@@ -351,7 +351,8 @@ func (c *claim) read() (*Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Expired = !d.ExpiresAt.IsZero() && !c.s.opt.now().Before(d.ExpiresAt)
+	// The scheduler knows whole seconds, the record the instant.
+	d.Expired = c.expired || !d.ExpiresAt.IsZero() && !c.s.opt.now().Before(d.ExpiresAt)
 	d.Token = c.s.token + "-" + d.ID.String()
 	b := &body{size: m.size, pieces: m.body, pins: c.pins}
 	s := c.s

@@ -47,6 +47,7 @@ type claim struct {
 	extents []state.Extent
 	pins    []*segment.Segment
 	durable bool // every start of it is durable
+	expired bool // when it was claimed
 
 	ctxMu  sync.Mutex
 	ctx    context.Context

@@ -293,7 +293,7 @@ func (c *consumer) claim(q *queue, now int64) *claim {
 		return nil
 	}
 	m := s.table.Msg(e.ref.Slot)
-	cl := &claim{s: s, c: c, q: q, slot: e.ref.Slot, id: m.ID, loc: m.Loc, durable: true,
+	cl := &claim{s: s, c: c, q: q, slot: e.ref.Slot, id: m.ID, loc: m.Loc, durable: true, expired: s.expired(e.ref.Slot, now),
 		extents: s.table.Extents(m), group: c.groupOf(s.table.Queue(q.number).Name)}
 	for ok {
 		r := s.table.Rcpt(e.ref)

@@ -16,6 +16,7 @@ const (
 	memReady                     // an entry of its queue's ready list names it
 	memWaiting                   // it waits for its time
 	memDamaged                   // its message is set aside
+	memLate                      // its time was set after its message had expired
 )
 
 // class is where a recipient counts in Stats.
@@ -128,7 +129,7 @@ func (s *Store) settleDown(q *queue, ref state.Ref, r *state.Recipient, now int6
 	was := classOf(r)
 	r.Mem &^= memWaiting
 	if r.Standing == state.Pending && r.Mem&(memClaimed|memDamaged) == 0 {
-		if at := s.table.NotBefore(r); at > now {
+		if at := s.dueAt(ref, r); at > now {
 			r.Mem |= memWaiting
 			s.table.Ref(ref.Slot)
 			q.due.push(dueEntry{at, ref})
@@ -138,6 +139,24 @@ func (s *Store) settleDown(q *queue, ref state.Ref, r *state.Recipient, now int6
 		}
 	}
 	s.count(q, was, classOf(r))
+}
+
+// dueAt is when a recipient is due, Unix ns; 0: at once. An expired message is due, unless
+// that was known when the time was set.
+func (s *Store) dueAt(ref state.Ref, r *state.Recipient) int64 {
+	at := s.table.NotBefore(r)
+	if at != 0 && r.Mem&memLate == 0 {
+		if x := s.table.Msg(ref.Slot).ExpiresAt(); x != 0 {
+			return min(at, x)
+		}
+	}
+	return at
+}
+
+// expired reports whether the time of a message is over.
+func (s *Store) expired(slot uint32, now int64) bool {
+	x := s.table.Msg(slot).ExpiresAt()
+	return x != 0 && x <= now
 }
 
 func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient) {
@@ -195,7 +214,7 @@ func (s *Store) promote(now int64) {
 		e := q.due.pop()
 		s.setTimer(q)
 		r := s.table.Rcpt(e.ref)
-		if r.Mem&memWaiting != 0 && r.Standing == state.Pending && s.table.NotBefore(r) == e.at {
+		if r.Mem&memWaiting != 0 && r.Standing == state.Pending && s.dueAt(e.ref, r) == e.at {
 			s.settleDown(q, e.ref, r, max(now, e.at))
 		}
 		s.table.Unref(e.ref.Slot)
@@ -234,9 +253,17 @@ func (s *Store) Added(slot uint32, first, n int) {
 }
 
 // Changed implements state.Observer.
-func (s *Store) Changed(ref state.Ref, was state.Recipient) {
+func (s *Store) Changed(ref state.Ref, was state.Recipient, due int64) {
 	r := s.table.Rcpt(ref)
 	q := s.queue(r.Queue)
+	if s.table.NotBefore(r) != due {
+		// Whoever puts off what has expired means it: else a bounce that the store has no
+		// room for would be asked for without a pause.
+		r.Mem &^= memLate
+		if s.expired(ref.Slot, s.applyNow) {
+			r.Mem |= memLate
+		}
+	}
 	s.countDoubt(q, &was, r)
 	s.count(q, classOf(&was), classOf(r))
 	if r.Standing == state.Used {

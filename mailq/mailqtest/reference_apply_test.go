@@ -66,7 +66,7 @@ func (s *refStore) apply(x op) {
 	}
 	switch o.Result {
 	case mailq.Deferred:
-		r.NotBefore = o.Until
+		r.putOff(o.Until)
 		if s.bug == "hands out early" {
 			r.NotBefore = o.Until.Add(-20 * time.Millisecond)
 		}
@@ -115,12 +115,16 @@ func (s *refStore) doubt(r *refRcpt, until time.Time) {
 	r.inDoubt = true
 	switch {
 	case !until.IsZero():
-		r.NotBefore = until
+		r.putOff(until)
 	case q.Doubt == mailq.HoldDoubt:
 		r.held = true
 	case q.Doubt == mailq.DeferDoubt:
-		r.NotBefore = time.Now().Round(0).Add(q.DoubtDelay)
+		r.putOff(time.Now().Round(0).Add(q.DoubtDelay))
 	}
+}
+
+func (r *refRcpt) putOff(until time.Time) {
+	r.NotBefore, r.late = until, r.expired(time.Now())
 }
 
 // free ends the claim on a recipient, if there is one, after an outcome.

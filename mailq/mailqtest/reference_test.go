@@ -62,6 +62,7 @@ type refRcpt struct {
 	index           int
 	attempts        int
 	inDoubt, held   bool
+	late            bool // deferred when it had expired already
 	used            mailq.Result
 	claim           *refClaim      // who has it
 	started         bool           // by its claim
@@ -194,7 +195,7 @@ func (r *refRcpt) state(now time.Time) mailq.State {
 		return mailq.Claimed
 	case r.held:
 		return mailq.OnHold
-	case r.NotBefore.After(now) && !r.expired(now):
+	case r.NotBefore.After(now) && (r.late || !r.expired(now)):
 		return mailq.InDeferral
 	}
 	return mailq.Pending

@@ -14,6 +14,9 @@ var scheduleTests = []test{
 	{"an expired message is handed out as such", scheduleExpired, []need{expiry}},
 	{"expiry ends a deferral", scheduleExpiry, []need{expiry}},
 	{"expiry waits for a hold", scheduleExpiryHeld, []need{expiry, holds}},
+	{"expiry takes all recipients at once", scheduleExpiryAll, []need{expiry, notBefore}},
+	{"a deferral after expiry holds", scheduleExpiryDeferred, []need{expiry}},
+	{"who replaces an expired one has expired", scheduleExpiryReplaced, []need{expiry, replacement}},
 	{"higher priority first", schedulePriority, []need{priority}},
 }
 
@@ -138,6 +141,56 @@ func scheduleExpiryHeld(e *env) {
 	for range 2 {
 		if d := e.next(c); d.Expired != (d.ID == gone) {
 			e.Errorf("%v came expired %v", d.ID, d.Expired)
+		}
+	}
+}
+
+// What is left of a message is bounced in one batch, with the last reply of each.
+func scheduleExpiryAll(e *env) {
+	m := mailTo("q", "x", 4)
+	m.ExpiresAt = time.Now().Round(0).Add(300 * time.Millisecond)
+	m.Recipients[1].NotBefore = time.Now().Add(time.Hour)
+	m.Recipients[3].NotBefore = time.Now().Add(2 * time.Hour)
+	id := e.send(m)
+	d := e.claim("q")
+	if d.Expired {
+		return // on a machine that slow there is nothing to see
+	}
+	e.settle(d, outcome(0, mailq.Delivered), mailq.Outcome{Recipient: 2, Result: mailq.Deferred, Until: time.Now().Add(3 * time.Hour), Note: []byte("451 later")})
+	d = e.claim("q")
+	if d.ID != id || !d.Expired || len(d.Recipients) != 3 || string(d.Recipients[1].Note) != "451 later" || d.Recipients[2].Attempts != 0 {
+		e.Errorf("%v came, expired %v, with %+v, want 1, 2 and 3 of %v", d.ID, d.Expired, d.Recipients, id)
+	}
+	e.commit(mailq.Batch{Settle: settlement(d, outcome(mailq.All, mailq.Expired)), Enqueue: numbered("bounce", 0, 1)})
+	e.used(mailq.UsedCounts{Delivered: 1, Expired: 3})
+}
+
+func scheduleExpiryDeferred(e *env) {
+	m := mail("q", "x")
+	m.ExpiresAt = time.Now().Add(-time.Minute)
+	id := e.send(m)
+	c := e.all()
+	e.settle(e.nextID(c, id), later(time.Hour)) // no room for the bounce, say
+	e.state(id, 0, mailq.InDeferral)
+	e.nothing(c, "q")
+	if e.caps.Edits {
+		e.edit(id, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: time.Now().Add(20 * time.Millisecond)})
+		if d := e.nextID(c, id); !d.Expired {
+			e.Error("it comes back as if it had not expired")
+		}
+	}
+}
+
+func scheduleExpiryReplaced(e *env) {
+	m := mail("q", "x")
+	m.ExpiresAt = time.Now().Add(-time.Minute)
+	id := e.send(m)
+	o := outcome(0, mailq.Replaced)
+	o.Replace = []mailq.Recipient{{Queue: "a", Address: "a"}, {Queue: "b", Address: "b", NotBefore: time.Now().Add(time.Hour)}}
+	e.settle(e.claim("q"), o)
+	for _, q := range []string{"a", "b"} {
+		if d := e.claim(q); !d.Expired || d.ID != id {
+			e.Errorf("%v came in %q, expired %v", d.ID, q, d.Expired)
 		}
 	}
 }
