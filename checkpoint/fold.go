@@ -24,7 +24,6 @@ type fold struct {
 	table    *state.Table
 	touched  map[uint64]struct{}
 	flushed  map[string]struct{}
-	holders  bool // a chunk was moved, so messages with extents are touched
 	logBytes int64
 }
 
@@ -82,18 +81,16 @@ func (c *Info) LastHeader() segment.FrameHeader {
 
 // collect notes which messages a record is about.
 func (f *fold) collect(_ segment.Pos, r segment.Record) error {
+	if r.MovedFrom() != 0 {
+		f.touched[r.Holder()] = struct{}{}
+		return nil
+	}
 	switch r.Kind() {
-	case segment.KindEnqueue:
-		if r.MovedFrom() != 0 {
-			f.touched[r.ID()] = struct{}{}
-		}
 	case segment.KindSettle, segment.KindAttempt, segment.KindRecipients:
 		f.touched[r.ID()] = struct{}{}
 	case segment.KindFlush:
 		name, _ := r.Flush()
 		f.flushed[string(name)] = struct{}{}
-	case segment.KindChunk:
-		f.holders = f.holders || r.MovedFrom() != 0
 	}
 	return nil
 }
@@ -101,9 +98,6 @@ func (f *fold) collect(_ segment.Pos, r segment.Record) error {
 // touches reports whether the log may change a message of the base.
 func (f *fold) touches(e *state.Entry) bool {
 	if _, ok := f.touched[e.ID]; ok {
-		return true
-	}
-	if f.holders && len(e.Extents) > 0 {
 		return true
 	}
 	if len(f.flushed) > 0 {

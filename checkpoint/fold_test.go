@@ -251,7 +251,7 @@ func TestFoldTouches(t *testing.T) {
 			r, body := w.read(pos, id, kind)
 			w.write(segment.Data, func(b *batch) {
 				off := b.place(body)
-				b.add(segment.MovedSize(r), func(dst []byte, back int64) { segment.PutMoved(dst, back, r, pos, off) })
+				b.add(segment.MovedSize(r), func(dst []byte, back int64) { segment.PutMoved(dst, back, r, id, pos, off) })
 			})
 		}
 	}

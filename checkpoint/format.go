@@ -39,7 +39,7 @@
 //	1 messages   sorted by ID; see entry.go
 //	2 queues     in the order in which messages name them first, then those that have
 //	             a state but no message, by name: name length uvarint, name, mode u8, doubt u8,
-//	             delay varint
+//	             delay varint, all of them known
 //	3 keys       oldest first: length uvarint, key, ID uvarint, at varint
 //	4 segments   sorted by number: number uvarint, messages uvarint, bytes uvarint that
 //	             live messages hold in it

@@ -320,6 +320,9 @@ func TestHostile(t *testing.T) {
 	for name, forge := range map[string]func(f *forgery){
 		"has a queue without a name":     func(f *forgery) { f.sections[1] = append(appendString(nil, ""), 0, 0, 0) },
 		"has a queue of too long a name": func(f *forgery) { f.sections[1] = append(appendString(nil, strings.Repeat("q", 256)), 0, 0, 0) },
+		"has a queue in an unknown mode": func(f *forgery) { f.sections[1] = append(appendString(nil, "q"), 3, 0, 0) },
+		"has a queue of unknown policy":  func(f *forgery) { f.sections[1] = append(appendString(nil, "q"), 0, 3, 0) },
+		"has a queue of negative delay":  func(f *forgery) { f.sections[1] = append(appendString(nil, "q"), 0, 0, 1) },
 		"has half a queue":               func(f *forgery) { f.sections[1] = f.sections[1][:3] },
 		"has a queue twice": func(f *forgery) {
 			f.sections[0] = entryBytes(func(e *state.Entry) { e.Rcpts[0].Queue = 1 })

@@ -163,6 +163,10 @@ func (c *File) small([]byte) error {
 		seen[name] = struct{}{}
 		s := mailq.QueueState{Mode: mailq.QueueMode(cur.byte()), Doubt: mailq.DoubtPolicy(cur.byte())}
 		s.DoubtDelay = time.Duration(cur.varint())
+		if !segment.KnownQueueState(s) {
+			cur.bad = true
+			break
+		}
 		c.names, c.states = append(c.names, name), append(c.states, s)
 	}
 	if cur.bad || len(cur.b) != 0 {

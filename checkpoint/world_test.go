@@ -386,7 +386,7 @@ func (w *world) move() {
 	for range 1 + w.c.intn(2) { // the second is of a place that nobody names any more
 		w.write(segment.Data, func(b *batch) {
 			off := b.place(body)
-			b.add(segment.MovedSize(r), func(dst []byte, back int64) { segment.PutMoved(dst, back, r, from, off) })
+			b.add(segment.MovedSize(r), func(dst []byte, back int64) { segment.PutMoved(dst, back, r, id, from, off) })
 		})
 	}
 }

@@ -67,9 +67,9 @@ func (b *batch) settle(id uint64, runs ...SettleRun) Record {
 	})
 }
 
-func (b *batch) moved(r Record, from Pos, body []byte) Record {
+func (b *batch) moved(r Record, holder uint64, from Pos, body []byte) Record {
 	off := b.place(body)
-	return b.add(MovedSize(r), func(dst []byte, back int64) Record { return PutMoved(dst, back, r, from, off) })
+	return b.add(MovedSize(r), func(dst []byte, back int64) Record { return PutMoved(dst, back, r, holder, from, off) })
 }
 
 // encode lays a frame out at an offset of the image, without putting it there.

@@ -318,9 +318,10 @@ func PutSeal(b []byte, back int64, number uint32, salt uint64) Record {
 // MovedSize is the size of a moved copy of a record.
 func MovedSize(r Record) int { return r.payloadEnd() + movedTrailer }
 
-// PutMoved writes a copy of a record that stood at from, for a place where its body
-// is at off in the body area. What it carries, checksums included, is the original's.
-func PutMoved(b []byte, back int64, r Record, from Pos, off int64) Record {
+// PutMoved writes a copy of a record that stood at from and is held by a message, for a
+// place where its body is at off in the body area. What it carries, checksums included, is
+// the original's.
+func PutMoved(b []byte, back int64, r Record, holder uint64, from Pos, off int64) Record {
 	size := MovedSize(r)
 	c := begin(b, r.Kind(), size, back)
 	copy(c[16:size-movedTrailer], r[16:r.payloadEnd()])
@@ -330,6 +331,7 @@ func PutMoved(b []byte, back int64, r Record, from Pos, off int64) Record {
 	} else if r.Kind() == KindEnqueue {
 		le.PutUint32(c[48:], uint32(off))
 	}
-	le.PutUint64(c[size-movedTrailer:], uint64(from))
+	le.PutUint64(c[size-movedTrailer:], holder)
+	le.PutUint64(c[size-8:], uint64(from))
 	return c.finish()
 }

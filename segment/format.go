@@ -105,8 +105,10 @@
 //	16  payload                       see record.go; zeros up to the length
 //
 // A record with the moved flag is a copy of an Enqueue, Recipients or Chunk
-// record, byte for byte but for header and body offset; its last 8 bytes are the
-// position, not 0, of the record it was copied from.
+// record, byte for byte but for header and body offset; its last 16 bytes are the ID
+// of the message that holds it and the position, not 0, of the record it was copied
+// from. In a copy of a Chunk, whose own ID is the stream's, that ID is what tells
+// whose location changes.
 //
 // Body offsets in records count from the frame's body offset. The CRC of a body
 // covers the message ID (8 bytes) and the body, that of a chunk the stream ID

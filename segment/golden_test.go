@@ -79,9 +79,9 @@ func goldenSegment() *image {
 	g.frame(Data, b)
 
 	b = &batch{}
-	b.moved(enqueue, enqueueAt, first.Body)
-	b.moved(rcpts, routed.Pos+Pos(rcptsBack), nil)
-	b.moved(Record(g.data[chunkAt.Offset():][:ChunkSize]), chunkAt, []byte("a chunk of a long body"))
+	b.moved(enqueue, enqueue.ID(), enqueueAt, first.Body)
+	b.moved(rcpts, rcpts.ID(), routed.Pos+Pos(rcptsBack), nil)
+	b.moved(Record(g.data[chunkAt.Offset():][:ChunkSize]), 12, chunkAt, []byte("a chunk of a long body"))
 	g.frame(Data, b)
 
 	b = &batch{}
@@ -109,7 +109,7 @@ func dump(w *strings.Builder, s *Segment) error {
 		return f.ForEach(func(p Pos, r Record) error {
 			fmt.Fprintf(w, "  %v %v", p, r.Kind())
 			if from := r.MovedFrom(); from != 0 {
-				fmt.Fprintf(w, " moved from %v", from)
+				fmt.Fprintf(w, " moved from %v held by %d", from, r.Holder())
 			}
 			dumpRecord(w, r)
 			return nil

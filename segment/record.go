@@ -53,8 +53,8 @@ const (
 	KindRecipients Kind = 4
 	// KindQueue is the durable state of a queue.
 	//
-	//	16 mode u8, doubt policy u8, name length u16 (1 to 255), zeros u32
-	//	24 doubt delay i64 (ns)
+	//	16 mode u8 (0 to 2), doubt policy u8 (0 to 2), name length u16 (1 to 255), zeros u32
+	//	24 doubt delay i64 (ns, not negative)
 	//	32 name
 	KindQueue Kind = 5
 	// KindFlush makes what is deferred in a queue, and due later than at, due at.
@@ -103,7 +103,7 @@ func (k Kind) String() string {
 const (
 	flagMoved       = 1 << 0
 	flagsIncompat   = 0x0f &^ flagMoved
-	movedTrailer    = 8
+	movedTrailer    = 16
 	rcptEntrySize   = 16
 	chunkEntrySize  = 16
 	settleEntrySize = 24
@@ -136,8 +136,11 @@ func (r Record) MovedFrom() Pos {
 	if r[1]&flagMoved == 0 {
 		return 0
 	}
-	return Pos(le.Uint64(r[len(r)-movedTrailer:]))
+	return Pos(le.Uint64(r[len(r)-8:]))
 }
+
+// Holder is the ID of the message that holds the original of a moved record.
+func (r Record) Holder() uint64 { return le.Uint64(r[len(r)-movedTrailer:]) }
 
 // DecodeRecord cuts a record out of bytes that begin with it and checks its
 // own CRC: for reading one record without its frame. ok is false if no valid
@@ -213,6 +216,9 @@ func (r Record) wellFormed() bool {
 		if r.MovedFrom() == 0 {
 			return false // it would be taken for an original
 		}
+		if r.Kind() != KindChunk && r.Holder() != r.ID() {
+			return false
+		}
 	}
 	room := uint64(end)
 	switch r.Kind() {
@@ -243,7 +249,8 @@ func (r Record) wellFormed() bool {
 		return le.Uint32(r[28:]) > 0 && uint64(le.Uint32(r[24:]))+uint64(le.Uint32(r[28:])) <= RecipientsMax
 	case KindQueue:
 		n := uint64(le.Uint16(r[18:]))
-		return n > 0 && n <= mailq.QueueNameMax && 32+n <= room
+		// A queue in a state that nobody knows would hand out what it must not.
+		return n > 0 && n <= mailq.QueueNameMax && 32+n <= room && KnownQueueState(r.queueState())
 	case KindFlush:
 		n := uint64(le.Uint32(r[24:]))
 		return n > 0 && n <= mailq.QueueNameMax && 28+n <= room
@@ -491,9 +498,17 @@ func (r Record) AttemptRun() (first, count int) {
 // Queue is name and state in a record of KindQueue.
 func (r Record) Queue() (name []byte, s mailq.QueueState) {
 	n := int(le.Uint16(r[18:]))
-	return r[32 : 32+n], mailq.QueueState{
-		Mode: mailq.QueueMode(r[16]), Doubt: mailq.DoubtPolicy(r[17]), DoubtDelay: asDuration(le.Uint64(r[24:])),
-	}
+	return r[32 : 32+n], r.queueState()
+}
+
+func (r Record) queueState() mailq.QueueState {
+	return mailq.QueueState{Mode: mailq.QueueMode(r[16]), Doubt: mailq.DoubtPolicy(r[17]), DoubtDelay: asDuration(le.Uint64(r[24:]))}
+}
+
+// KnownQueueState reports whether a queue may be in a state. One that is in the log or in a
+// checkpoint and is not known is corruption: a version that adds one sets a flag of the record.
+func KnownQueueState(s mailq.QueueState) bool {
+	return s.Mode <= mailq.Suspended && s.Doubt <= mailq.DeferDoubt && s.DoubtDelay >= 0
 }
 
 // Flush is name and time in a record of KindFlush.
@@ -568,6 +583,7 @@ func (r Record) BodyLen() int64 {
 	return e.len
 }
 
-// Weight is the number of bytes of the log that the record is accounted for:
-// itself and its bytes in the body area.
-func (r Record) Weight() int64 { return int64(len(r)) + r.BodyLen() }
+// Weight is the number of bytes of the log that the record is accounted for: itself and its
+// bytes in the body area. A copy weighs what its original does, since a move changes the
+// location of a message and nothing else.
+func (r Record) Weight() int64 { return int64(r.payloadEnd()) + r.BodyLen() }

@@ -3,6 +3,7 @@ package segment
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"testing"
@@ -218,7 +219,7 @@ func TestSmallRecordsRoundTrip(t *testing.T) {
 		state := mailq.QueueState{
 			Mode:       mailq.QueueMode(rapid.IntRange(0, int(mailq.Suspended)).Draw(t, "mode")),
 			Doubt:      mailq.DoubtPolicy(rapid.IntRange(0, int(mailq.DeferDoubt)).Draw(t, "doubt")),
-			DoubtDelay: time.Duration(n64),
+			DoubtDelay: time.Duration(n64 & math.MaxInt64),
 		}
 		r = roundTrip(t, QueueSize(name), func(b []byte, back int64) Record { return PutQueue(b, back, name, state) })
 		if n, s := r.Queue(); r.Kind() != KindQueue || string(n) != name || s != state {
@@ -262,12 +263,19 @@ func checkMoved(t *rapid.T, r Record) {
 	r[1] |= byte(rapid.IntRange(0, 15).Draw(t, "flags that later versions may set")) << 4
 	r.finish()
 	orig := r
+	holder := r.ID()
+	if r.Kind() == KindChunk {
+		holder = rapid.Uint64().Draw(t, "holder")
+	}
 	for _, from := range []Pos{MakePos(3, 8192), MakePos(77, 4096+128)} {
 		off := rapid.Uint32().Draw(t, "moved to")
 		prev := r
-		r = roundTrip(t, MovedSize(prev), func(b []byte, back int64) Record { return PutMoved(b, back, prev, from, int64(off)) })
-		if r.MovedFrom() != from || r[1] != orig[1]|flagMoved || r.Kind() != orig.Kind() || r.ID() != orig.ID() || len(r) != len(orig)+movedTrailer {
+		r = roundTrip(t, MovedSize(prev), func(b []byte, back int64) Record { return PutMoved(b, back, prev, holder, from, int64(off)) })
+		if r.MovedFrom() != from || r[1] != orig[1]|flagMoved || r.Kind() != orig.Kind() || r.ID() != orig.ID() || r.Holder() != holder || len(r) != len(orig)+movedTrailer {
 			t.Fatalf("copy of %v is %v, from %v", orig.Kind(), r.Kind(), r.MovedFrom())
+		}
+		if r.Weight() != orig.Weight() {
+			t.Fatalf("the copy weighs %d, its original %d", r.Weight(), orig.Weight())
 		}
 		e, owns := orig.body()
 		g, still := r.body()

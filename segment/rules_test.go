@@ -71,7 +71,11 @@ func touch(r Record) (n int) {
 			panic("successor out of range")
 		}
 	}
-	if r.Weight() < int64(len(r)) || r.BodyOff() < 0 || r.Back() < 0 || r.BodyLen() < 0 {
+	own := int64(len(r))
+	if r.MovedFrom() != 0 {
+		own -= movedTrailer // the original has none
+	}
+	if r.Weight() < own || r.BodyOff() < 0 || r.Back() < 0 || r.BodyLen() < 0 {
 		panic("negative place")
 	}
 	r.ID()
@@ -94,7 +98,7 @@ func everyKind() []Record {
 		mk(ChunkSize, func(b []byte) Record { return PutChunk(b, 128, 9, 1, 0, 512, 77) }),
 	}
 	for _, r := range list[:4:4] {
-		list = append(list, mk(MovedSize(r), func(b []byte) Record { return PutMoved(b, 256, r, MakePos(1, 4224), 16) }))
+		list = append(list, mk(MovedSize(r), func(b []byte) Record { return PutMoved(b, 256, r, r.ID(), MakePos(1, 4224), 16) }))
 	}
 	runs := []SettleRun{{First: 0, Count: 1, Result: mailq.Deferred, Attempts: 1, Until: 99, Note: []byte("451 later")}, {First: 1, Count: 2, Result: mailq.Delivered}}
 	return append(list,
@@ -196,6 +200,8 @@ func TestRecordRules(t *testing.T) {
 		{"compatible flags", KindEnqueue, false, func(r Record) { r[1] = 0xf0 }, true, false},
 		{"moved settle", KindSettle, false, func(r Record) { r[1] = 1 }, false, false},
 		{"moved from 0", KindRecipients, true, func(r Record) { u64(r, len(r)-8, 0) }, false, false},
+		{"moved and held by another", KindEnqueue, true, func(r Record) { u64(r, len(r)-16, r.ID()+1) }, false, false},
+		{"moved chunk", KindChunk, true, func(r Record) { u64(r, len(r)-16, r.ID()+1) }, true, false},
 		{"no recipients", KindEnqueue, false, func(r Record) { u32(r, 68, 0) }, false, false},
 		{"no queues", KindEnqueue, false, func(r Record) { u32(r, 64, 0) }, false, false},
 		{"queue index too high", KindEnqueue, false, func(r Record) { u32(r, 80, 2) }, false, false},
@@ -216,6 +222,10 @@ func TestRecordRules(t *testing.T) {
 		{"attempt of none", KindAttempt, false, func(r Record) { u32(r, 28, 0) }, false, false},
 		{"attempt beyond the limit", KindAttempt, false, func(r Record) { u32(r, 24, RecipientsMax-1) }, false, false},
 		{"queue without a name", KindQueue, false, func(r Record) { r[18] = 0 }, false, false},
+		{"queue in the last known state", KindQueue, false, func(r Record) { r[16], r[17] = 2, 2 }, true, false},
+		{"queue in an unknown mode", KindQueue, false, func(r Record) { r[16] = 3 }, false, false},
+		{"queue of an unknown policy", KindQueue, false, func(r Record) { r[17] = 3 }, false, false},
+		{"queue of a negative delay", KindQueue, false, func(r Record) { u64(r, 24, 1<<63) }, false, false},
 		{"queue name beyond the record", KindQueue, false, func(r Record) { r[18] = 9 }, false, false},
 		{"flush without a name", KindFlush, false, func(r Record) { u32(r, 24, 0) }, false, false},
 		{"flush name beyond the record", KindFlush, false, func(r Record) { u32(r, 24, 13) }, false, false},

@@ -261,43 +261,34 @@ func (t *Table) applyFlush(r segment.Record) {
 
 // applyMoved changes a location, and only if it still is the one that was copied.
 func (t *Table) applyMoved(pos, from segment.Pos, r segment.Record) {
-	slot, ok := t.Find(r.ID())
-	if r.Kind() == segment.KindChunk {
-		slot, ok = t.holderOf(from)
-	}
+	slot, ok := t.Find(r.Holder())
 	if !ok {
 		return
 	}
 	m := t.Msg(slot)
-	weight := r.Weight()
-	if m.Loc == from {
+	if r.Kind() == segment.KindEnqueue {
+		if m.Loc != from {
+			return
+		}
 		m.Loc = pos
 	} else {
 		x := t.Extents(m)
 		i := 0
+		if r.Kind() == segment.KindChunk { // they come first, in their order
+			n, _, _ := r.Chunk()
+			i = int(min(n, uint32(len(x))))
+		}
 		for i < len(x) && x[i].Pos != from {
 			i++
 		}
-		if i == len(x) {
+		if i == len(x) || x[i].Kind != r.Kind() {
 			return
 		}
 		x[i].Pos = pos
 	}
 	if t.Observer != nil {
-		t.Observer.Moved(slot, from, pos, weight)
+		t.Observer.Moved(slot, from, pos, r.Weight())
 	}
-}
-
-// holderOf finds the message that holds a chunk.
-func (t *Table) holderOf(pos segment.Pos) (uint32, bool) {
-	for id, list := range t.extents {
-		for i := range list {
-			if list[i].Pos == pos {
-				return t.Find(id)
-			}
-		}
-	}
-	return 0, false
 }
 
 // seconds is a time in Unix seconds, rounded up. 0 means never and stays 0; what is

@@ -133,7 +133,16 @@ func (w *writer) forget(n int) {
 }
 
 func (w *writer) move(p place) {
-	to, r := w.add(segment.MovedSize(p.rec), func(b []byte, back int64) segment.Record { return segment.PutMoved(b, back, p.rec, p.pos, 0) })
+	holder := p.id
+	if p.rec.Kind() == segment.KindChunk {
+		holder = w.nextID - 1 // a chunk of nobody, said to be of somebody
+		if id, ok := w.model.holderOf(p.pos); ok {
+			holder = id
+		}
+	}
+	to, r := w.add(segment.MovedSize(p.rec), func(b []byte, back int64) segment.Record {
+		return segment.PutMoved(b, back, p.rec, holder, p.pos, 0)
+	})
 	w.places = append(w.places, place{to, p.id, r})
 	w.model.moved(p.rec.Kind(), p.id, p.pos, to)
 }

@@ -130,15 +130,21 @@ func (m *model) flush(queue string, at int64) {
 
 func (m *model) forget(n int) { m.keys = m.keys[min(n, len(m.keys)):] }
 
-func (m *model) moved(kind segment.Kind, id uint64, from, to segment.Pos) {
-	if kind == segment.KindChunk {
-		for owner, g := range m.msgs {
-			for _, x := range g.extents {
-				if x.Pos == from {
-					id = owner
-				}
+// holderOf is the message that holds a chunk.
+func (m *model) holderOf(chunk segment.Pos) (id uint64, ok bool) {
+	for id, g := range m.msgs {
+		for _, x := range g.extents {
+			if x.Pos == chunk {
+				return id, true
 			}
 		}
+	}
+	return 0, false
+}
+
+func (m *model) moved(kind segment.Kind, id uint64, from, to segment.Pos) {
+	if kind == segment.KindChunk {
+		id, _ = m.holderOf(from)
 	}
 	g := m.msgs[id]
 	if g == nil {
