@@ -236,11 +236,14 @@ func (r *recovery) frame(s *segment.Segment, f *segment.Frame) error {
 	return r.settle()
 }
 
-// checkSeal compares the successor with what the Seal names.
+// checkSeal compares the successor with what the Seal names, in its one record.
 func (r *recovery) checkSeal(s *segment.Segment, f *segment.Frame) error {
+	if f.Records != 1 {
+		return r.corrupt(s, f.Pos, fmt.Sprintf("the Seal has %d records where there is one that names its successor", f.Records))
+	}
 	return f.ForEach(func(_ segment.Pos, rec segment.Record) error {
 		if rec.Kind() != segment.KindSeal {
-			return nil
+			return r.corrupt(s, f.Pos, "the Seal names no successor")
 		}
 		number, salt := rec.Seal()
 		next := r.segments[s.Number+1]

@@ -162,6 +162,15 @@ func TestSuccessor(t *testing.T) {
 		"empty":                            func(n *rig) { n.ok(n.fs.Put(n.path(2), nil)) },
 		"of another number, says the Seal": func(n *rig) { reseal(n, 7, next.Salt) },
 		"of another salt, says the Seal":   func(n *rig) { reseal(n, 2, next.Salt+1) },
+		"not named by the Seal":            func(n *rig) { n.sealWith(seal) },
+		"named by a Seal with more in it": func(n *rig) {
+			n.sealWith(seal, sealRecord(2, next.Salt), sealRecord(2, next.Salt))
+		},
+		"replaced by something else in the Seal": func(n *rig) {
+			n.sealWith(seal, func(b []byte, back int64) int {
+				return len(segment.PutForget(b[:segment.ForgetSize], back, 0))
+			})
+		},
 	} {
 		n := r.crash()
 		spoil(n)
@@ -174,6 +183,26 @@ func TestSuccessor(t *testing.T) {
 	if _, err := n.recover(Start{}, 1, 0); !isCorrupt(err) {
 		t.Errorf("no segment 1: %v", err)
 	}
+}
+
+// sealWith writes a Seal over another, with these records.
+func (r *rig) sealWith(h segment.FrameHeader, records ...func(b []byte, back int64) int) {
+	r.Helper()
+	table := make([]byte, 256)
+	n := 0
+	for _, put := range records {
+		n += put(table[n:], int64(segment.FrameHeaderSize+n))
+	}
+	h.Records, h.TableLen = uint32(len(records)), uint32(n)
+	h.TableCRC = segment.TableSum(h.Salt, h.Pos, table[:n])
+	r.edit(h.Pos.Segment(), func(b []byte) {
+		h.Encode(b[h.Pos.Offset():])
+		copy(b[h.Pos.Offset()+segment.FrameHeaderSize:], table[:n])
+	})
+}
+
+func sealRecord(number uint32, salt uint64) func(b []byte, back int64) int {
+	return func(b []byte, back int64) int { return len(segment.PutSeal(b[:segment.SealSize], back, number, salt)) }
 }
 
 // What the device can't read is its error, and nobody decides.
