@@ -80,7 +80,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		return nil, fmt.Errorf("syncing %s: %w", f.dir.Path(), err)
 	}
 	if f.CutSize > 0 {
-		if err := f.saveCut(); err != nil {
+		if err := f.saveCut(opt.SegmentSize); err != nil {
 			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
 		}
 	}
@@ -129,26 +129,6 @@ func (l *Log) write(s *segment.Segment, off int64, bufs ...[]byte) error {
 		off += int64(len(b))
 	}
 	return nil
-}
-
-// saveCut copies a torn tail into a file of its own.
-func (f *Found) saveCut() error {
-	const most = 64 << 20
-	name := fmt.Sprintf("cut-%016x-%d", uint64(f.CutFrom), f.Last.Epoch)
-	file, err := f.dir.Create(name)
-	if err != nil {
-		return err
-	}
-	b := make([]byte, min(f.CutSize, most))
-	_, err = f.segments[f.CutFrom.Segment()].File.ReadAt(b, f.CutFrom.Offset())
-	if err == nil {
-		_, err = file.WriteAt(b, 0)
-	}
-	err = errors.Join(err, file.Close())
-	if err != nil {
-		err = errors.Join(err, f.dir.Remove(name))
-	}
-	return err
 }
 
 // FrameMax is the length of the longest frame that the segments take.
