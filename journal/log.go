@@ -40,6 +40,7 @@ type Log struct {
 	tail    *segment.Segment
 	off     int64
 	last    segment.FrameHeader
+	refused segment.FrameHeader // of the frame that the disk had no room for, if it was to stand at off
 	epoch   uint64
 	nonce   uint64
 	total   uint64
@@ -198,6 +199,9 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 		Epoch: epoch, Nonce: nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
 		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
 	}
+	if l.refused.Pos == pos { // again, so the same bytes, though time has passed since
+		h.Time, h.Promise = l.refused.Time, l.refused.Promise
+	}
 	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
 	h.Layout(l.tail.Alignment)
 	h.Encode(d.Table)
@@ -213,6 +217,7 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 		bufs = append(bufs, body)
 	}
 	if err := l.write(l.tail, l.off, bufs...); err != nil {
+		l.refused = h
 		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
 	}
 	l.last, l.off, l.total = h, l.off+h.Len, h.Total

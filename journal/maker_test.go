@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -432,4 +433,36 @@ func TestMakeFirstFails(t *testing.T) {
 			t.Errorf("operation %d: %v is left", n, l)
 		}
 	}
+}
+
+// What the disk had no room for is written again byte for byte, however late, though some of
+// it may be there: a frame, and a Seal.
+func TestNoSpaceThenTheSameBytes(t *testing.T) {
+	m := memdisk.New(memdisk.Config{})
+	d := faultdisk.New(m)
+	r := rigOver(t, m, d)
+	var now atomic.Int64
+	r.opt.Now = func() int64 { return now.Add(1) }
+	r.ok(MakeFirst(r.dir, testUUID, r.opt))
+	r.open()
+	r.settled()
+	for i := range 2 * perSegment {
+		at := r.log.End()
+		f := message(r.next, 10)
+		r.next++
+		d.Set(faultdisk.Plan{N: 1, After: true, Err: disk.ErrNoSpace, Only: []disk.Op{disk.OpWriteDurable}})
+		if _, err := r.log.Append(f); !errors.Is(err, disk.ErrNoSpace) {
+			t.Fatal(err)
+		}
+		before := r.bytes(at.Segment())
+		d.Set(faultdisk.Plan{})
+		r.append(f)
+		if !bytes.Equal(before, r.bytes(at.Segment())) {
+			t.Errorf("frame %d at %v: other bytes were written again", i, at)
+		}
+	}
+	if r.log.End().Segment() < 2 {
+		t.Error("no Seal was written")
+	}
+	r.crash().replays("in the end", r.frames)
 }
