@@ -58,14 +58,17 @@ func (s *Store) checkMessage(m *Message) error {
 	switch {
 	case m.Body != nil && m.Staged != nil:
 		return &mailq.FieldError{Field: "Body", Reason: "is set, and so is Staged"}
-	case m.Staged != nil:
-		return &mailq.FieldError{Field: "Staged", Reason: "was not staged in this store"}
 	case int64(len(m.Body)) > s.opt.MaxMessage:
 		return &mailq.LimitError{Field: "Body", Size: int64(len(m.Body)), Max: s.opt.MaxMessage}
 	case len(m.Envelope) > mailq.EnvelopeMax:
 		return tooLarge("Envelope", len(m.Envelope), mailq.EnvelopeMax)
 	case len(m.Key) > mailq.KeyMax:
 		return tooLarge("Key", len(m.Key), mailq.KeyMax)
+	}
+	if m.Staged != nil {
+		if st, ok := m.Staged.(*stream); !ok || st.s != s {
+			return &mailq.FieldError{Field: "Staged", Reason: "was not staged in this store"}
+		}
 	}
 	return s.checkRecipients("Recipients", m.Recipients)
 }

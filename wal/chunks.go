@@ -2,85 +2,264 @@ package wal
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 )
 
-// chunksUnderWay is how many chunks of one body are in the log's groups at a time.
-const chunksUnderWay = 3
+// stream is a body that goes into the log ahead of its message: one that is too long for
+// its message's frame, or one that is staged. From its first chunk until its message is
+// applied, or it ends, no segment that may hold its chunks is recycled: without a message
+// that names them they are garbage.
+//
+// Lock order: Store.mu before mu. mu is held over no system call.
+type stream struct {
+	s      *Store
+	staged bool // by Stage: has a deadline, and counts
+	ctx    context.Context
+	opened time.Time
 
-// writeChunks puts a body that is too long for the frame of its message into the log
-// ahead of it. From here until the message is applied or given up, no segment that may
-// hold its chunks is recycled: without a message that names them they are garbage.
-func (s *Store) writeChunks(ctx context.Context, t *ticket, m *Message, p *messagePlan) error {
-	if n := (len(m.Body) + s.limits.chunk - 1) / s.limits.chunk; n > segment.ChunksMax {
-		return &mailq.LimitError{Field: "Body", Size: int64(len(m.Body)), Max: int64(segment.ChunksMax * s.limits.chunk)}
-	}
-	s.mu.Lock()
-	if err := s.gate(true); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	if _, ok := s.streams[t]; !ok {
-		s.streams[t] = s.log.End().Segment()
-		t.streaming = true
-	}
-	stream := s.nextID // an ID of its own, to which the checksums are bound
-	s.nextID++
-	s.mu.Unlock()
+	// Of whoever uses it, see use.
+	id       uint64 // to which the checksums of its chunks are bound; 0 before the first
+	sequence uint32
 
-	var under []*ticket
-	wait := func() error {
-		c := under[0]
-		under = under[1:]
-		select {
-		case <-c.done:
-		case <-ctx.Done():
-			return unknown(ctx)
-		}
-		if c.err != nil {
-			return c.err
-		}
-		p.chunks = append(p.chunks, segment.ChunkRef{Pos: c.pos + segment.Pos(c.tableAt), Len: uint32(len(c.chunk.data)), CRC: c.chunk.crc})
-		return nil
-	}
-	rest := m.Body
-	for seq := uint32(0); len(rest) > 0; seq++ {
-		piece := rest[:min(len(rest), s.limits.chunk)]
-		rest = rest[len(piece):]
-		c := newTicket(s)
-		c.chunk = &chunkWrite{stream: stream, sequence: seq, data: piece, crc: segment.BodyCRC(stream, piece)}
-		if err := s.submit(ctx, c); err != nil {
-			return err
-		}
-		if under = append(under, c); len(under) == chunksUnderWay {
-			if err := wait(); err != nil {
-				return err
+	first uint32 // under Store.mu: the segment from which on chunks of it may be; 0: none is in the log
+
+	mu       sync.Mutex
+	user     any           // nil, writing, or the *ticket of the batch that has it
+	over     error         // why it has ended
+	ended    chan struct{} // closed when over is set
+	bad      error         // of a Write: nothing but Abort remains
+	unwanted bool          // aborted while a batch had it
+	touched  time.Time     // last written to
+	reserved int64         // bytes that count against StagedBytes
+	chunks   []segment.ChunkRef
+	under    []*ticket // chunks that are not known to be durable yet, in order
+	length   int64     // of all chunks, those under way included
+	buf      []byte    // what comes behind them
+	back     readBack
+}
+
+// underWayMax bounds what one stream has in the log's groups at a time, in the longest chunks.
+const underWayMax = 3
+
+// newStream enters a stream with the store. Store.mu is held.
+func (s *Store) newStream(ctx context.Context) *stream {
+	st := &stream{s: s, ctx: ctx, ended: make(chan struct{})}
+	s.streams[st] = struct{}{}
+	return st
+}
+
+// bring works out the plans of a batch's messages. Bodies that do not go into its frame are
+// in the log when it returns nil. After an error the ticket must give up.
+func (s *Store) bring(ctx context.Context, t *ticket) error {
+	t.plans = t.plans[:0]
+	for i := range t.enqueue {
+		m := &t.enqueue[i]
+		p := messagePlan{body: m.Body, size: int64(len(m.Body))}
+		if m.Staged != nil || len(m.Body) > s.limits.chunk {
+			if err := s.bringStream(ctx, t, m, &p); err != nil {
+				return inBatch(t, "Enqueue", i, err)
 			}
 		}
-	}
-	for len(under) > 0 {
-		if err := wait(); err != nil {
-			return err
-		}
+		p.table = segment.EnqueueSize(m, len(p.chunks))
+		t.plans = append(t.plans, p)
 	}
 	return nil
 }
 
-// endStream lets the segments of a batch's chunks go. Store.mu is held.
-func (t *ticket) endStream() {
-	if t.streaming {
-		delete(t.s.streams, t)
-		t.streaming = false
+func (s *Store) bringStream(ctx context.Context, t *ticket, m *Message, p *messagePlan) error {
+	bounce := len(t.settle) > 0
+	var st *stream
+	if m.Staged != nil {
+		st = m.Staged.(*stream)
+		if err := st.use(t); err != nil {
+			return err
+		}
+		t.streams = append(t.streams, st)
+		if st.length == 0 {
+			p.body, p.size = st.buf, int64(len(st.buf))
+			return nil
+		}
+		if len(st.buf) > 0 {
+			if err := st.put(ctx, st.buf, bounce); err != nil {
+				return err
+			}
+		}
+	} else {
+		s.mu.Lock()
+		if err := s.gate(bounce); err != nil {
+			s.mu.Unlock()
+			return err
+		}
+		st = s.newStream(ctx)
+		st.user = t
+		t.streams = append(t.streams, st)
+		s.mu.Unlock()
+		for piece := range slices.Chunk(m.Body, s.limits.chunk) {
+			if err := st.put(ctx, piece, bounce); err != nil {
+				return err
+			}
+		}
+	}
+	if err := st.await(ctx, 0); err != nil {
+		return err
+	}
+	p.body, p.size, p.chunks = nil, st.length, st.chunks
+	return nil
+}
+
+// put writes one chunk: all that the stream buffers, or, where it buffers nothing, bytes of
+// the caller's, which may be changed when it has returned. bounce says that it belongs to a
+// batch that settles.
+func (st *stream) put(ctx context.Context, data []byte, bounce bool) error {
+	s := st.s
+	if st.sequence == segment.ChunksMax {
+		return &mailq.LimitError{Field: "Body", Size: st.length + int64(len(data)), Max: st.length}
+	}
+	if st.id == 0 {
+		s.mu.Lock()
+		st.id = s.nextID // an ID of its own
+		s.nextID++
+		st.first = s.log.End().Segment()
+		s.mu.Unlock()
+	}
+	c := newTicket(s)
+	c.chunk = &chunkWrite{stream: st.id, sequence: st.sequence, data: data, length: uint32(len(data)), bounce: bounce}
+	if err := s.submit(ctx, c); err != nil {
+		return err
+	}
+	c.chunk.data = nil // it was copied, and is somebody else's again
+	st.sequence++
+	st.mu.Lock()
+	st.under = append(st.under, c)
+	st.length += int64(len(data))
+	st.buf = st.buf[:0]
+	st.mu.Unlock()
+	return st.await(ctx, underWayMax*s.limits.chunk)
+}
+
+// await waits until no more than so many bytes are under way.
+func (st *stream) await(ctx context.Context, most int) error {
+	for {
+		st.mu.Lock()
+		err := st.reap()
+		n := 0
+		for _, c := range st.under {
+			n += int(c.chunk.length)
+		}
+		var first *ticket
+		if n > most {
+			first = st.under[0]
+		}
+		st.mu.Unlock()
+		if err != nil || first == nil {
+			return err
+		}
+		select {
+		case <-first.done:
+		case <-st.ended:
+			return st.why()
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for a body to reach the log: %w", context.Cause(ctx))
+		}
 	}
 }
 
-// giveUp is endStream for a batch that was refused.
+// reap takes note of the chunks that have become durable. mu is held.
+func (st *stream) reap() error {
+	for len(st.under) > 0 {
+		c := st.under[0]
+		select {
+		case <-c.done:
+		default:
+			return nil
+		}
+		if c.err != nil {
+			return c.err
+		}
+		n := c.chunk.length
+		st.chunks = append(st.chunks, segment.ChunkRef{Pos: c.pos + segment.Pos(c.tableAt), Len: n, CRC: c.chunk.crc})
+		if st.staged {
+			st.back.add(int64(n))
+		}
+		st.under[0] = nil
+		st.under = st.under[1:]
+	}
+	st.under = nil
+	return nil
+}
+
+func (st *stream) why() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.over
+}
+
+// end ends the stream and lets go of its segments and its memory. While a batch has it they
+// are kept: its message may be in the log, to be applied here or by the next owner.
+// Store.mu is held.
+func (st *stream) end(why error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.over == nil {
+		st.over = why
+		close(st.ended)
+		if st.staged {
+			st.s.staged--
+			st.s.stagedBytes.Add(-st.reserved)
+		}
+		release(st.back.unpin(true))
+	}
+	if !st.inBatch() {
+		delete(st.s.streams, st)
+	}
+	st.drop()
+}
+
+func (st *stream) inBatch() bool {
+	_, ok := st.user.(*ticket)
+	return ok
+}
+
+// letGo ends the batch's use of a stream.
+func (st *stream) letGo() (unwanted bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.user = nil
+	st.touched = st.s.opt.now()
+	return st.over != nil || st.unwanted || !st.staged
+}
+
+// endStreams ends what a batch has taken: its messages hold the chunks now. Store.mu is
+// held.
+func (t *ticket) endStreams() {
+	for _, st := range t.streams {
+		st.letGo()
+		st.end(errTaken)
+	}
+	t.streams = nil
+}
+
+// giveUp lets go of the streams of a batch that was refused. What was staged stays so.
 func (t *ticket) giveUp() {
-	if t.streaming {
-		t.s.mu.Lock()
-		t.endStream()
-		t.s.mu.Unlock()
+	for _, st := range t.streams {
+		if st.letGo() {
+			t.s.mu.Lock()
+			st.end(errAborted)
+			t.s.mu.Unlock()
+		}
+	}
+	t.streams = nil
+}
+
+// endAll ends every stream. Store.mu is held.
+func (s *Store) endAll(why error) {
+	for st := range s.streams {
+		st.end(why)
 	}
 }

@@ -48,6 +48,7 @@ func (s *Store) beginClose() {
 	s.phase = closing
 	s.shut.Store(true)
 	close(s.ended)
+	s.endAll(ErrClosed)
 	s.wakeConsumers()
 	s.roomy.Broadcast()
 	for _, c := range s.claimed {

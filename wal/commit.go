@@ -29,18 +29,9 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 	if err := s.check(t); err != nil {
 		return err
 	}
-	t.plans = t.plans[:0]
-	for i := range t.enqueue {
-		m := &t.enqueue[i]
-		p := messagePlan{size: int64(len(m.Body))}
-		if len(m.Body) > s.limits.chunk {
-			if err := s.writeChunks(ctx, t, m, &p); err != nil {
-				t.giveUp()
-				return err
-			}
-		}
-		p.table = segment.EnqueueSize(m, len(p.chunks))
-		t.plans = append(t.plans, p)
+	if err := s.bring(ctx, t); err != nil {
+		t.giveUp()
+		return err
 	}
 	s.mu.Lock()
 	for {
@@ -76,7 +67,7 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 
 // admitLocked decides whether the batch may go into the log at all.
 func (s *Store) admitLocked(t *ticket) error {
-	if err := s.gate(len(t.settle) > 0); err != nil {
+	if err := s.gate(len(t.settle) > 0 || t.chunk != nil && t.chunk.bounce); err != nil {
 		return err
 	}
 	if len(t.enqueue) > 0 && len(t.settle) == 0 || t.chunk != nil {
@@ -217,7 +208,7 @@ func (t *ticket) encode() {
 		}
 		f := segment.EnqueueFields{ID: p.id, EnqueuedAt: t.at, BodyLen: p.size, Chunks: p.chunks, Late: p.late}
 		if p.chunks == nil {
-			n := copy(t.body[body:], m.Body)
+			n := copy(t.body[body:], p.body)
 			f.BodyOff, f.BodyCRC = int64(body), segment.BodyCRC(p.id, t.body[body:body+n])
 			clear(t.body[body+n : body+pad8(n)])
 			body += pad8(n)
@@ -227,6 +218,7 @@ func (t *ticket) encode() {
 	}
 	if c := t.chunk; c != nil {
 		n := copy(t.body[body:], c.data)
+		c.crc = segment.BodyCRC(c.stream, t.body[body:body+n])
 		clear(t.body[body+n : body+pad8(n)])
 		segment.PutChunk(t.table[at:at+segment.ChunkSize], int64(at), c.stream, c.sequence, int64(body), uint32(n), c.crc)
 	}
@@ -425,7 +417,7 @@ func (s *Store) settled(t *ticket) {
 			s.grown(w.id)
 		}
 	}
-	t.endStream()
+	t.endStreams()
 }
 
 // fail ends the store: everybody who waits, and everybody who comes, gets ErrFailed.

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	conformOptions = Options{SegmentSize: 1 << 20, MaxMessage: 8 << 20, MaxRecipients: 2000}
 	conformCaps    = mailqtest.Caps{
-		InDoubt: true, Edits: true, NotBefore: true, Flush: true, Holds: true, QueueStates: true, Keys: true, Replacement: true,
+		InDoubt: true, Edits: true, NotBefore: true, Flush: true, Holds: true, QueueStates: true, Keys: true, Replacement: true, Staging: true,
 		Expiry:     true,
 		MaxMessage: conformOptions.MaxMessage, MaxRecipients: conformOptions.MaxRecipients,
 	}

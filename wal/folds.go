@@ -104,6 +104,7 @@ func (s *Store) foldLoop() {
 			return
 		case <-look.C:
 			s.measure()
+			s.endLate()
 			continue
 		case <-s.rotated:
 			s.measure()
@@ -206,8 +207,10 @@ func (s *Store) recycle() error {
 // is held.
 func (s *Store) firstStream() uint32 {
 	first := uint32(segment.NumberMax)
-	for _, from := range s.streams {
-		first = min(first, from)
+	for st := range s.streams {
+		if st.first > 0 {
+			first = min(first, st.first)
+		}
 	}
 	return first
 }

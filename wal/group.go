@@ -35,7 +35,9 @@ const (
 type groupLimits struct {
 	table, body int // of an ordinary group
 	chunk       int // of a body in its message's frame
+	stage       int // of a staged body in memory
 	frame       int64
+	message     int64 // of a body whose chunks a frame can list
 }
 
 func limitsFor(frameMax int64) groupLimits {
@@ -44,6 +46,9 @@ func limitsFor(frameMax int64) groupLimits {
 	l.body = int(min(groupBody, frameMax/2))
 	l.table = int(min(groupTable, frameMax/4))
 	l.chunk = min(chunkMax, l.body/2)
+	l.stage = min(stageChunk, l.chunk)
+	const entry = 16                                      // bytes of a frame for each chunk
+	l.message = frameMax * 3 / 4 / entry * int64(l.stage) // the rest is for the recipients
 	return l
 }
 

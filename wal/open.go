@@ -368,7 +368,7 @@ func newStore(d disk.Dir, lock interface{ Close() error }, uuid [16]byte, o Opti
 	s := &Store{
 		opt: o, dir: d, lock: lock, uuid: uuid, token: hex.EncodeToString(uuid[:]),
 		claimed: make(map[state.Ref]*claim), keysOut: make(map[string]uint64), growing: make(map[uint64]int),
-		streams: make(map[*ticket]uint32), consumers: make(map[*consumer]struct{}), single: make(map[string]*consumer),
+		streams: make(map[*stream]struct{}), consumers: make(map[*consumer]struct{}), single: make(map[string]*consumer),
 		damaged: make(map[uint64]error), clockPoke: make(chan struct{}, 1), work: make(chan struct{}, 1),
 		ended: make(chan struct{}), done: make(chan struct{}), rotated: make(chan struct{}, 1),
 	}
@@ -389,6 +389,7 @@ func (s *Store) resume(r *recovered) error {
 	}
 	s.log, s.table = log, r.table
 	s.limits = limitsFor(log.FrameMax())
+	s.opt.MaxMessage = min(s.opt.MaxMessage, s.limits.message)
 	s.nextID = max(s.table.Lease, 1)
 	if r.found.CutSize > 0 {
 		s.opt.Logger.Warn("cut a torn tail", "at", r.found.CutFrom.String(), "bytes", r.found.CutSize)

@@ -21,6 +21,15 @@ type Options struct {
 	MaxBytes int64
 	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB.
 	MaxMessage int64
+	// StageTimeout is how long a staged body is kept after the last Write to it, at most 24
+	// hours. Default 1 hour. None is kept longer than 24 times that.
+	StageTimeout time.Duration
+	// StagedMax is how many bodies may be staged at a time; each takes up to 256 KiB of
+	// memory. Default 1,000, at most 1,000,000.
+	StagedMax int
+	// StagedBytes bounds what they hold in all, or were announced to. Default 8 GiB; not
+	// below MaxMessage.
+	StagedBytes int64
 	// MaxRecipients is how many recipients a message may have, at most 1,048,576.
 	// Default 100,000.
 	MaxRecipients int
@@ -64,6 +73,10 @@ const (
 	SegmentSizeDefault   = 64 << 20
 	MaxMessageDefault    = 64 << 20
 	MaxMessageMax        = 1 << 30
+	StageTimeoutDefault  = time.Hour
+	StageTimeoutMax      = 24 * time.Hour
+	StagedMaxDefault     = 1000
+	StagedBytesDefault   = 8 << 30
 	MaxRecipientsDefault = 100_000
 	KeyWindowDefault     = 24 * time.Hour
 	KeyMaxDefault        = 1_000_000
@@ -91,6 +104,9 @@ func (o Options) withDefaults() (Options, error) {
 		{"Options.SegmentSize", o.SegmentSize, segment.SizeMax},
 		{"Options.MaxBytes", o.MaxBytes, 1<<63 - 1},
 		{"Options.MaxMessage", o.MaxMessage, MaxMessageMax},
+		{"Options.StageTimeout", int64(o.StageTimeout), int64(StageTimeoutMax)},
+		{"Options.StagedMax", int64(o.StagedMax), 1_000_000},
+		{"Options.StagedBytes", o.StagedBytes, 1<<63 - 1},
 		{"Options.MaxRecipients", int64(o.MaxRecipients), segment.RecipientsMax},
 		{"Options.KeyWindow", int64(o.KeyWindow), 1<<63 - 1},
 		{"Options.KeyMax", int64(o.KeyMax), 1 << 30},
@@ -107,6 +123,18 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxMessage == 0 {
 		o.MaxMessage = MaxMessageDefault
+	}
+	if o.StageTimeout == 0 {
+		o.StageTimeout = StageTimeoutDefault
+	}
+	if o.StagedMax == 0 {
+		o.StagedMax = StagedMaxDefault
+	}
+	if o.StagedBytes == 0 {
+		o.StagedBytes = StagedBytesDefault
+	}
+	if o.StagedBytes < o.MaxMessage {
+		return o, &mailq.FieldError{Field: "Options.StagedBytes", Reason: "is below MaxMessage"}
 	}
 	if o.MaxRecipients == 0 {
 		o.MaxRecipients = MaxRecipientsDefault

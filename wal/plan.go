@@ -274,7 +274,7 @@ func (t *ticket) need() (table, body int) {
 		}
 		table += p.table
 		if p.chunks == nil {
-			body += pad8(len(t.enqueue[i].Body))
+			body += pad8(len(p.body))
 		}
 	}
 	for i := range t.writes {

@@ -317,7 +317,7 @@ func TestScenario_ChunksWithoutTheirMessage(t *testing.T) {
 		ticket := s.ticket(t.Context())
 		var p messagePlan
 		first := s.log.End().Segment()
-		if err := s.writeChunks(t.Context(), ticket, &m, &p); err != nil {
+		if err := s.bringStream(t.Context(), ticket, &m, &p); err != nil {
 			t.Fatal(err)
 		}
 		if len(p.chunks) < 3 {

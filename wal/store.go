@@ -66,9 +66,10 @@ type Store struct {
 	nextID    uint64
 	leased    uint64 // IDs below it may be handed out: durable
 	reserved  reservations
-	keysOut   map[string]uint64  // keys of commits under way, and the IDs they get
-	growing   map[uint64]int     // recipients that messages will have, with what is under way, by ID
-	streams   map[*ticket]uint32 // batches with chunks that no message names yet, and the segment from which on they may be
+	keysOut   map[string]uint64    // keys of commits under way, and the IDs they get
+	growing   map[uint64]int       // recipients that messages will have, with what is under way, by ID
+	streams   map[*stream]struct{} // bodies with chunks that no message names yet, and those that are staged
+	staged    int                  // of them by Stage, and not over
 	filling   *group
 	spare     *group
 	roomy     *sync.Cond // on mu: filling has room again, or the store ends
@@ -79,6 +80,9 @@ type Store struct {
 	damaged   map[uint64]error
 	suspended int // queues that take no mail
 	oldest    oldest
+
+	stagedBytes atomic.Int64 // that they have, or were announced with
+	stageBufs   sync.Pool    // of *[]byte, limits.stage long
 
 	tickets sync.Pool     // of *ticket, for calls that wait
 	work    chan struct{} // pokes the committer
@@ -240,6 +244,7 @@ func (s *Store) latch(err error) {
 	s.phase = failed
 	s.shut.Store(true)
 	s.failure = fmt.Errorf("%w: %w", ErrFailed, err)
+	s.endAll(s.failure)
 	s.opt.Logger.Error("the store failed; only reopening clears it", "dir", s.dir.Path(), "err", err)
 	s.roomy.Broadcast()
 	s.wakeConsumers()

@@ -31,7 +31,7 @@ type ticket struct {
 
 	one       [1]Message
 	oneSettle [1]Settlement
-	streaming bool // chunks of it may be in the log
+	streams   []*stream // whose bodies its messages take
 	undo      []undo
 	table     []byte // of the group, through this batch's place
 	body      []byte
@@ -44,10 +44,11 @@ type ticket struct {
 type messagePlan struct {
 	id     uint64
 	late   uint32
-	table  int // bytes of its record
+	table  int    // bytes of its record
+	body   []byte // that goes into its frame
 	chunks []segment.ChunkRef
-	size   int64
-	shared bool // the key was seen before: nothing is written
+	size   int64 // of the body, wherever it is
+	shared bool  // the key was seen before: nothing is written
 }
 
 // claimEnd is the end of a claim on some of its recipients.
@@ -61,7 +62,9 @@ type chunkWrite struct {
 	stream   uint64
 	sequence uint32
 	data     []byte
-	crc      uint32
+	length   uint32
+	crc      uint32 // once it is encoded
+	bounce   bool   // of a batch that settles
 }
 
 type queueWrite struct {

@@ -348,9 +348,4 @@ func (s *Store) queueRecord(ctx context.Context, w *queueWrite) error {
 	return nil
 }
 
-// Stage implements mailq.Store.
-func (s *Store) Stage(context.Context, int64) (Staged, error) {
-	return nil, &mailq.FieldError{Field: "Stage", Reason: "this version of the engine does not stage bodies yet; Body takes up to Options.MaxMessage"}
-}
-
 var _ mailq.Store = (*Store)(nil)
