@@ -99,11 +99,12 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	if size != claimsSize {
 		return found, nil
 	}
-	b := make([]byte, claimsSize)
+	words := make([]uint64, claimsSize/8)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), claimsSize)
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return found, fmt.Errorf("reading %s: %w", claimsName, err)
 	}
-	word := func(i int) uint64 { return *(*uint64)(unsafe.Pointer(&b[i*8])) }
+	word := func(i int) uint64 { return words[i] }
 	if string(b[:8]) != claimsMagic || word(1) != 1 || [16]byte(b[16:32]) != uuid {
 		return found, nil
 	}

@@ -69,7 +69,6 @@ func (f *file) read(op disk.Op, p []byte, off int64) (int, error) {
 		return 0, f.err(op, fs.ErrInvalid)
 	}
 	ino := f.ino
-	ino.load()
 	done := 0
 	for done < len(p) && off < ino.size {
 		i := int(off / PageSize)
@@ -78,11 +77,14 @@ func (f *file) read(op disk.Op, p []byte, off int64) (int, error) {
 		}
 		from := off - int64(i)*PageSize
 		to := min(PageSize, ino.size-int64(i)*PageSize)
-		src := ino.cache[int64(i)*PageSize:][:PageSize]
-		if op == disk.OpReadUncached && ino.limbo[i] {
+		var src []byte
+		switch {
+		case op == disk.OpReadUncached && ino.limbo[i]:
 			src = ino.devPage(i)[:]
-		} else if off < ino.written {
-			src = ino.copyPage(i)[:]
+		case ino.cache == nil || off < ino.written:
+			src = ino.cached(i)[:]
+		default:
+			src = ino.cache[int64(i)*PageSize:][:PageSize]
 		}
 		n := copy(p[done:], src[from:to])
 		done += n
