@@ -39,7 +39,8 @@ type Message struct {
 	Staged Staged
 	// Recipients is who gets it, at least one.
 	Recipients []Recipient
-	// Priority: higher is delivered sooner within a queue.
+	// Priority: higher is delivered sooner within a queue. Lower ones do not
+	// starve: see Consumer.Next.
 	Priority int8
 	// ExpiresAt is when recipients not used are handed out as expired, for
 	// the MTA to bounce ([Delivery.Expired]); those that take the place of

@@ -122,25 +122,48 @@ type ConsumerOptions struct {
 
 // Consumer is a claim loop. Any number of goroutines may call it.
 type Consumer interface {
-	// Next waits for a delivery. It is fair over groups, then over the queues
-	// of a group; inside a queue due time and priority decide, then age.
+	// Next waits for a delivery: of a message that has recipients due in one
+	// queue, with as many of those as MaxRecipients allows. The others of a
+	// longer list are deliveries of their own, which may be out at the same
+	// time.
+	//
+	// It is fair: groups take turns, those that have something and are not
+	// blocked, and the queues of a group take turns in it. So between two
+	// deliveries of one group each other group that waits throughout has one,
+	// and between two of one queue each other queue of its group.
+	//
+	// Inside a queue the highest priority goes first, in it what was enqueued
+	// first; but of any 16 deliveries of a queue at least one is of the oldest
+	// message that is due, whatever its priority. So one before which n others
+	// were enqueued waits for 16*(n+1) deliveries of its queue at the most.
+	//
+	// What has expired (Delivery.Expired) may be handed out before what has
+	// not, by age, whatever its priority; all of it together takes turns as if it
+	// were one more group.
+	//
 	// Errors: the context's, ErrClosed, ErrFailed.
 	Next(ctx context.Context) (*Delivery, error)
 
 	// TryNext claims another delivery of one queue if one is due now: the
-	// connection is open, is there more for it? It never waits.
+	// connection is open, is there more for it? It never waits, and is nobody's
+	// turn; InFlight, limits and pauses hold.
 	TryNext(queue string) (*Delivery, bool)
 
 	// SetGroup puts a queue into a group: those that share one site. By
-	// default a queue is a group of its own.
+	// default, and with the group "", a queue is a group of its own, named as
+	// the queue is. Deliveries that are out count where they were claimed.
+	// Kept in memory until it is taken back, whether or not the queue is there.
 	SetGroup(queue, group string)
 
 	// Limit bounds the deliveries of a group that are out at a time, beside
-	// PerGroup; 0 lifts it. Kept in memory.
+	// PerGroup; 0 lifts it. Kept in memory. Deliveries of what has expired
+	// need no connection: they may be out beside it.
 	Limit(group string, inFlight int)
 
-	// Pause hands out nothing of a group until a time. Kept in memory; no
-	// message is touched.
+	// Pause hands out nothing of a group until a time; a time that is not
+	// to come ends it. Kept in memory; no message is touched, and a pause costs
+	// the same whatever waits. What has expired is handed out all the same, as
+	// far as it stands before the rest of its priority or was deferred.
 	Pause(group string, until time.Time)
 
 	// Close ends the loop; deliveries that are out stay valid.

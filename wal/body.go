@@ -358,7 +358,7 @@ func (c *claim) read() (*Delivery, error) {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d.Queue = s.table.Queue(c.q.number).Name
+	d.Queue = c.q.name
 	for i := range d.Recipients {
 		r := s.table.Rcpt(state.Ref{Slot: c.slot, Index: uint32(d.Recipients[i].Index)})
 		d.Recipients[i].Attempts = int(r.Attempts)

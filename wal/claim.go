@@ -35,7 +35,7 @@ type claim struct {
 	s     *Store
 	c     *consumer
 	q     *queue
-	group string
+	group *site
 	slot  uint32 // of the message; a Ref for each recipient not done keeps it
 	id    uint64
 	rcpts []claimRcpt // by index
@@ -351,10 +351,10 @@ func (s *Store) ifOver(c *claim, cause error) {
 	con := c.c
 	c.c = nil
 	con.inFlight--
-	if con.groups[c.group]--; con.groups[c.group] == 0 {
-		delete(con.groups, c.group)
-	}
+	c.group.out--
+	c.group.update()
 	con.poke()
+	s.endSingle(con)
 	if s.starved {
 		s.starved = false
 		s.wakeConsumers()

@@ -18,7 +18,7 @@ var (
 	conformOptions = Options{SegmentSize: 1 << 20, MaxMessage: 8 << 20, MaxRecipients: 2000}
 	conformCaps    = mailqtest.Caps{
 		InDoubt: true, Edits: true, NotBefore: true, Flush: true, Holds: true, QueueStates: true, Keys: true, Replacement: true, Staging: true,
-		Expiry:     true,
+		Expiry: true, Priority: true, Groups: true,
 		MaxMessage: conformOptions.MaxMessage, MaxRecipients: conformOptions.MaxRecipients,
 	}
 )

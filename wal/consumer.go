@@ -1,13 +1,16 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/state"
 )
 
 // Limits and defaults of ConsumerOptions.
@@ -22,35 +25,37 @@ const (
 type consumer struct {
 	s      *Store
 	opt    ConsumerOptions
-	names  map[string]struct{}
-	ring   []*subscription // queues that may have something, in turn
-	groups map[string]int  // deliveries that are out, by group
-	group  map[string]string
-	limits map[string]int
-	pauses map[string]int64
+	exact  map[string]struct{} // queues that it names
+	groups map[string]*site
+	names  map[string]string // of groups, by queue, where SetGroup gave one
+	turns  ring[site]        // those that have something and are not blocked
+	pauses pauseHeap
+	lapsed site // what has expired, of all queues
+	looks  int  // at a group whose turn it was
 
 	inFlight int
 	closed   bool
 	wake     chan struct{}
-}
 
-// subscription is a queue as one consumer serves it.
-type subscription struct {
-	c      *consumer
-	q      *queue
-	inRing bool
+	single string // the queue, of one that stands behind Store.Claim
+	users  int    // of Store.Claim that wait in it
 }
 
 // Consumer implements mailq.Store.
 func (s *Store) Consumer(o ConsumerOptions) (Consumer, error) {
-	c, err := s.consumer(o)
+	c, err := s.newConsumer(o)
 	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.register(c); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (s *Store) consumer(o ConsumerOptions) (*consumer, error) {
+func (s *Store) newConsumer(o ConsumerOptions) (*consumer, error) {
 	for i, name := range o.Queues {
 		if err := checkQueue(name); err != nil {
 			return nil, at("Queues", i, "Name", err)
@@ -70,56 +75,86 @@ func (s *Store) consumer(o ConsumerOptions) (*consumer, error) {
 	if o.MaxRecipients == 0 {
 		o.MaxRecipients = maxRecipientsPer
 	}
-	c := &consumer{s: s, opt: o, names: make(map[string]struct{}), groups: make(map[string]int), wake: make(chan struct{}, 1),
-		group: make(map[string]string), limits: make(map[string]int), pauses: make(map[string]int64)}
+	c := &consumer{s: s, opt: o, exact: make(map[string]struct{}), groups: make(map[string]*site), names: make(map[string]string), wake: make(chan struct{}, 1)}
+	c.lapsed = site{c: c, pauseAt: -1}
 	for _, n := range o.Queues {
-		c.names[n] = struct{}{}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.gate(false); err != nil {
-		return nil, err
-	}
-	s.consumers[c] = struct{}{}
-	for _, q := range s.sched.queues {
-		if q != nil && c.serves(s.table.Queue(q.number).Name) {
-			q.subscribe(c)
-		}
+		c.exact[n] = struct{}{}
 	}
 	return c, nil
 }
 
+// narrow reports whether a consumer serves queues only that it names.
+func (c *consumer) narrow() bool { return len(c.exact) > 0 && c.opt.Prefix == "" }
+
+// register has a consumer served. Store.mu is held; for one that is not narrow it is let
+// go now and then, since there may be many queues.
+func (s *Store) register(c *consumer) error {
+	if err := s.gate(false); err != nil {
+		return err
+	}
+	s.consumers[c] = struct{}{}
+	if c.narrow() {
+		for name := range c.exact {
+			s.narrow[name] = append(s.narrow[name], c)
+			if n, ok := s.table.FindQueue(name); ok {
+				s.subscribe(s.queue(n), c)
+			}
+		}
+		return nil
+	}
+	s.wide[c] = struct{}{}
+	s.eachQueue(func(q *queue) {
+		if c.serves(q.name) {
+			s.subscribe(q, c)
+		}
+	})
+	return nil
+}
+
+// unregister takes a consumer away, in the same way.
+func (s *Store) unregister(c *consumer) {
+	c.closed = true
+	delete(s.consumers, c)
+	delete(s.wide, c)
+	c.poke()
+	if !c.narrow() {
+		s.eachQueue(func(q *queue) { s.unsubscribe(q, c) })
+		return
+	}
+	for name := range c.exact {
+		if n, ok := s.table.FindQueue(name); ok {
+			s.unsubscribe(s.queue(n), c)
+		}
+		rest := slices.DeleteFunc(s.narrow[name], func(x *consumer) bool { return x == c })
+		if s.narrow[name] = rest; len(rest) == 0 {
+			delete(s.narrow, name)
+		}
+	}
+}
+
+// eachQueue calls fn with each queue, and lets others in between. A queue that comes or
+// goes meanwhile may be missed.
+func (s *Store) eachQueue(fn func(q *queue)) {
+	const step = 1024
+	for n := 0; n < len(s.sched.queues); n++ {
+		if q := s.sched.queues[n]; q != nil {
+			fn(q)
+		}
+		if n%step == step-1 {
+			s.mu.Unlock()
+			s.mu.Lock()
+		}
+	}
+}
+
 func (c *consumer) serves(name string) bool {
-	if len(c.names) == 0 && c.opt.Prefix == "" {
+	if len(c.exact) == 0 && c.opt.Prefix == "" {
 		return true
 	}
-	if _, ok := c.names[name]; ok {
+	if _, ok := c.exact[name]; ok {
 		return true
 	}
 	return c.opt.Prefix != "" && strings.HasPrefix(name, c.opt.Prefix)
-}
-
-func (q *queue) subscribe(c *consumer) {
-	sub := &subscription{c: c, q: q}
-	q.subs = append(q.subs, sub)
-	if q.hasReady() {
-		sub.announce()
-	}
-}
-
-// announce tells the consumers of a queue that it has something.
-func (s *Store) announce(q *queue) {
-	for _, sub := range q.subs {
-		sub.announce()
-	}
-}
-
-func (sub *subscription) announce() {
-	if !sub.inRing {
-		sub.inRing = true
-		sub.c.ring = append(sub.c.ring, sub)
-	}
-	sub.c.poke()
 }
 
 func (c *consumer) poke() {
@@ -139,6 +174,7 @@ func (s *Store) wakeConsumers() {
 func (c *consumer) Next(ctx context.Context) (*Delivery, error) {
 	for {
 		if err := ctx.Err(); err != nil {
+			c.poke() // a call that was meant for whoever waits may have come here
 			return nil, err
 		}
 		cl, wait, err := c.take(nil)
@@ -166,7 +202,7 @@ func (c *consumer) Next(ctx context.Context) (*Delivery, error) {
 func (c *consumer) sleep(ctx context.Context, wait time.Duration) error {
 	var alarm <-chan time.Time
 	if wait > 0 {
-		t := time.NewTimer(wait)
+		t := time.NewTimer(min(wait, clockMax)) // the clock may be set
 		defer t.Stop()
 		alarm = t.C
 	}
@@ -199,123 +235,176 @@ func (c *consumer) take(only *string) (*claim, time.Duration, error) {
 	s := c.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.gate(false); err != nil {
-		return nil, 0, err
-	}
-	if c.closed {
-		return nil, 0, ErrClosed
-	}
-	if c.inFlight >= c.opt.InFlight {
-		return nil, 0, nil
-	}
-	if len(s.claims.free) < c.opt.MaxRecipients {
-		s.starved = true
-		return nil, 0, nil
-	}
-	if err := s.claims.failed(); err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", ErrFailed, err)
-	}
-	now := s.opt.now().UnixNano()
-	s.promote(now)
-	if only != nil {
-		n, ok := s.table.FindQueue(*only)
-		if !ok || !c.serves(*only) {
+	for {
+		if err := s.gate(false); err != nil {
+			return nil, 0, err
+		}
+		if c.closed {
+			return nil, 0, ErrClosed
+		}
+		if c.inFlight >= c.opt.InFlight {
 			return nil, 0, nil
 		}
-		q := s.queue(n)
-		if blocked, _ := c.blocked(*only, now); blocked || !s.handsOut(q) {
+		if len(s.claims.free) < c.opt.MaxRecipients {
+			s.starved = true
 			return nil, 0, nil
 		}
-		return c.claim(q, now), 0, nil
-	}
-	var wait time.Duration
-	for range len(c.ring) {
-		sub := c.ring[0]
-		c.ring[0] = nil
-		c.ring = c.ring[1:]
-		if !sub.q.hasReady() || !s.handsOut(sub.q) {
-			sub.inRing = false
-			continue
+		if err := s.claims.failed(); err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrFailed, err)
 		}
-		if blocked, pause := c.blocked(s.table.Queue(sub.q.number).Name, now); blocked {
-			if pause > 0 && (wait == 0 || pause < wait) {
-				wait = pause
-			}
-			c.ring = append(c.ring, sub)
-			continue
-		}
-		cl := c.claim(sub.q, now)
-		if sub.q.hasReady() {
-			c.ring = append(c.ring, sub)
+		now := s.opt.now().UnixNano()
+		more := s.promote(now, promoteFew)
+		pause := c.endPauses(now)
+		var cl *claim
+		if only != nil {
+			cl = c.takeOf(*only, now)
 		} else {
-			sub.inRing = false
+			cl = c.takeTurn(now)
 		}
-		if cl != nil {
-			if len(c.ring) > 0 {
-				c.poke() // for the next who waits
-			}
-			return cl, 0, nil
+		if cl != nil || !more {
+			return cl, time.Duration(pause), nil
 		}
+		s.mu.Unlock() // much has become due at once: others shall not wait for all of it
+		s.mu.Lock()
 	}
-	return nil, wait, nil
 }
 
-func (c *consumer) groupOf(queue string) string {
-	if g, ok := c.group[queue]; ok {
-		return g
-	}
-	return queue
-}
-
-// blocked reports whether a queue's group may get no more now; pause is for how long, if
-// that is known.
-func (c *consumer) blocked(queue string, now int64) (blocked bool, pause time.Duration) {
-	g := c.groupOf(queue)
-	if until, ok := c.pauses[g]; ok {
-		if until > now {
-			return true, time.Duration(until - now)
-		}
-		delete(c.pauses, g)
-	}
-	most := c.opt.PerGroup
-	if l, ok := c.limits[g]; ok && (most == 0 || l < most) {
-		most = l
-	}
-	return most > 0 && c.groups[g] >= most, 0
-}
-
-// claim claims the oldest message that is due in a queue, with as many of its recipients
-// there as one delivery takes.
-func (c *consumer) claim(q *queue, now int64) *claim {
-	s := c.s
-	e, ok := s.nextReady(q, nil)
+// takeOf claims from one queue, out of turn.
+func (c *consumer) takeOf(name string, now int64) *claim {
+	n, ok := c.s.table.FindQueue(name)
 	if !ok {
 		return nil
 	}
-	m := s.table.Msg(e.ref.Slot)
-	cl := &claim{s: s, c: c, q: q, slot: e.ref.Slot, id: m.ID, loc: m.Loc, durable: true, expired: s.expired(e.ref.Slot, now),
-		extents: s.table.Extents(m), group: c.groupOf(s.table.Queue(q.number).Name)}
-	for ok {
-		r := s.table.Rcpt(e.ref)
-		was := classOf(r)
-		r.Mem |= memClaimed
-		s.count(q, was, classOf(r))
-		s.claimed[e.ref] = cl
-		cl.rcpts = append(cl.rcpts, claimRcpt{index: e.ref.Index})
-		if len(cl.rcpts) == c.opt.MaxRecipients {
-			break
+	q := c.s.queue(n)
+	if q.sub(c) == nil || !c.s.handsOut(q) {
+		return nil
+	}
+	g := c.groupFor(name)
+	defer g.update()
+	if g.until == 0 && !g.full() {
+		if cl := c.claim(q, g, now); cl != nil {
+			return cl
 		}
-		e, ok = s.nextReady(q, cl)
+	}
+	return c.claim(q, &c.lapsed, now)
+}
+
+// takeTurn claims from the queue whose turn it is in the group whose turn it is. Each look
+// at a group ends in a claim, or finds that all that waited in a queue has moved on.
+func (c *consumer) takeTurn(now int64) *claim {
+	for g := c.turns.first(); g != nil; g = c.turns.first() {
+		c.looks++
+		sub := g.subs.first()
+		cl := c.claim(sub.q, g, now)
+		if cl == nil {
+			continue
+		}
+		if n := sub.turnIn(g); n.of != nil {
+			g.subs.rotate(n)
+		}
+		if g.turn.of != nil {
+			c.turns.rotate(&g.turn)
+		}
+		if c.turns.n > 0 {
+			c.poke() // for the next who waits
+		}
+		return cl
+	}
+	return nil
+}
+
+// turnIn is the place of the queue in the ring of its group, or among what has expired.
+func (sub *subscription) turnIn(g *site) *node[subscription] {
+	if g == &sub.c.lapsed {
+		return &sub.late
+	}
+	return &sub.turn
+}
+
+// claim claims the message that is first in a queue, with as many of its recipients there
+// as one delivery takes; for the group of what has expired, one of those. nil: nothing is
+// ready.
+func (c *consumer) claim(q *queue, g *site, now int64) *claim {
+	s := c.s
+	g.out++
+	cl := &claim{s: s, c: c, q: q, group: g, durable: true}
+	if g == &c.lapsed {
+		if q.lapsed != nil {
+			cl.fill(q.lapsed)
+			if q.lapsed.len() == 0 {
+				q.lapsed = nil
+			}
+		}
+	} else if i := s.pick(q); i >= 0 {
+		l := &q.lanes[i]
+		n := l.len()
+		cl.fill(l)
+		q.entries -= n - l.len()
+		q.emptied(i)
+	}
+	if len(cl.rcpts) > 0 {
+		m := s.table.Msg(cl.slot)
+		cl.id, cl.loc, cl.extents = m.ID, m.Loc, s.table.Extents(m)
+		if cl.expired = s.expired(cl.slot, now); cl.expired {
+			cl.gather()
+		}
+	}
+	s.offer(q)
+	if len(cl.rcpts) == 0 {
+		g.out--
+		g.update()
+		return nil
 	}
 	cl.open = len(cl.rcpts)
 	c.inFlight++
-	c.groups[cl.group]++
 	s.out++
+	g.update()
 	if !c.opt.ManualStart {
 		cl.start(func(*claimRcpt) bool { return true })
 	}
 	cl.pin()
 	return cl
+}
+
+// fill claims the recipients of the first message in a lane.
+func (c *claim) fill(l *lane) {
+	e, ok := c.s.takeReady(l, nil)
+	for c.slot = e.ref.Slot; ok; e, ok = c.s.takeReady(l, c) {
+		c.add(e.ref)
+		if len(c.rcpts) == c.c.opt.MaxRecipients {
+			return
+		}
+	}
+}
+
+// add claims a recipient that is ready; its Ref is the claim's.
+func (c *claim) add(ref state.Ref) {
+	r := c.s.table.Rcpt(ref)
+	was := classOf(r)
+	r.Mem |= memClaimed
+	c.s.count(c.q, was, classOf(r))
+	c.s.claimed[ref] = c
+	c.rcpts = append(c.rcpts, claimRcpt{index: ref.Index})
+}
+
+// gather adds the other recipients of an expired message that are ready in the queue: some
+// stand among what has expired, some at their priority, and one bounce names them all.
+func (c *claim) gather() {
+	const most = 1024 // of which a message is looked through
+	list := c.s.table.Recipients(c.slot)
+	if len(list) == 1 || len(list) > most {
+		return
+	}
+	for i := range list {
+		if len(c.rcpts) == c.c.opt.MaxRecipients {
+			break
+		}
+		if r := &list[i]; r.Queue == c.q.number && isReady(r) {
+			c.s.table.Ref(c.slot) // the entry keeps its own
+			c.add(state.Ref{Slot: c.slot, Index: uint32(i)})
+		}
+	}
+	slices.SortFunc(c.rcpts, func(a, b claimRcpt) int { return cmp.Compare(a.index, b.index) })
 }
 
 // deliver reads what was claimed. A message that can't be read is set aside, and nothing
@@ -347,87 +436,87 @@ func (c *consumer) deliver(ctx context.Context, cl *claim) (*Delivery, error) {
 
 // SetGroup implements mailq.Consumer.
 func (c *consumer) SetGroup(queue, group string) {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if group == "" || group == queue {
-		delete(c.group, queue)
+		delete(c.names, queue)
 	} else {
-		c.group[queue] = group
+		c.names[queue] = group
 	}
-	c.poke()
+	if n, ok := s.table.FindQueue(queue); ok {
+		if sub := s.queue(n).sub(c); sub != nil && sub.g != nil {
+			lapsed := sub.late.of != nil
+			sub.update(false, lapsed)
+			sub.update(true, lapsed)
+		}
+	}
 }
 
 // Limit implements mailq.Consumer.
 func (c *consumer) Limit(group string, inFlight int) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if inFlight <= 0 {
-		delete(c.limits, group)
-	} else {
-		c.limits[group] = inFlight
-	}
-	c.poke()
+	g := c.group(group)
+	g.limit = max(inFlight, 0)
+	g.update()
 }
 
 // Pause implements mailq.Consumer.
 func (c *consumer) Pause(group string, until time.Time) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	if at := until.UnixNano(); until.IsZero() || at <= c.s.opt.now().UnixNano() {
-		delete(c.pauses, group)
-	} else {
-		c.pauses[group] = at
+	at := until.UnixNano()
+	if until.IsZero() || at <= c.s.opt.now().UnixNano() {
+		at = 0
 	}
-	c.poke()
+	c.pause(c.group(group), at)
+	c.poke() // whoever sleeps until an earlier end
 }
 
 // Close implements mailq.Consumer.
 func (c *consumer) Close() error {
-	s := c.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.closed {
-		return nil
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if !c.closed {
+		c.s.unregister(c)
 	}
-	c.closed = true
-	delete(s.consumers, c)
-	for _, q := range s.sched.queues {
-		if q == nil {
-			continue
-		}
-		for i, sub := range q.subs {
-			if sub.c == c {
-				q.subs = append(q.subs[:i:i], q.subs[i+1:]...)
-				break
-			}
-		}
-	}
-	c.ring = nil
-	c.poke()
 	return nil
 }
 
 // Claim waits for a delivery of one queue: sugar for a consumer of that queue alone.
 func (s *Store) Claim(ctx context.Context, queue string) (*Delivery, error) {
+	fresh, err := s.newConsumer(ConsumerOptions{Queues: []string{queue}})
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	c := s.single[queue]
-	s.mu.Unlock()
 	if c == nil {
-		var err error
-		if c, err = s.consumer(ConsumerOptions{Queues: []string{queue}}); err != nil {
+		c = fresh
+		if err := s.register(c); err != nil {
+			s.mu.Unlock()
 			return nil, err
 		}
-		s.mu.Lock()
-		if first := s.single[queue]; first != nil {
-			s.mu.Unlock()
-			_ = c.Close()
-			c = first
-		} else {
-			s.single[queue] = c
-			s.mu.Unlock()
-		}
+		c.single = queue
+		s.single[queue] = c
 	}
-	return c.Next(ctx)
+	c.users++
+	s.mu.Unlock()
+	d, err := c.Next(ctx)
+	s.mu.Lock()
+	c.users--
+	s.endSingle(c)
+	s.mu.Unlock()
+	return d, err
+}
+
+// endSingle ends the consumer behind Claim when nobody needs it any more.
+func (s *Store) endSingle(c *consumer) {
+	if c.single != "" && c.users == 0 && c.inFlight == 0 && !c.closed {
+		delete(s.single, c.single)
+		s.unregister(c)
+	}
 }
 
 var _ mailq.Consumer = (*consumer)(nil)

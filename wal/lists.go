@@ -16,7 +16,10 @@ type fifoChunk struct {
 	refs []state.Ref
 }
 
-const fifoChunkMax = 1024
+const (
+	fifoChunkMax  = 1024
+	fifoChunkKept = 32 // the largest that an empty list keeps
+)
 
 func (f *fifo) push(e entry) {
 	if f.tail == nil || len(f.tail.refs) == cap(f.tail.refs) {
@@ -46,30 +49,65 @@ func (f *fifo) pop() {
 	if c.at < len(c.refs) {
 		return
 	}
-	if f.head = c.next; f.head == nil {
-		// The last chunk is used again: a queue that is drained as fast as it fills
-		// allocates nothing.
+	if f.head = c.next; f.head != nil {
+		return
+	}
+	// A short last chunk is used again: a queue that is drained as fast as it fills allocates
+	// nothing.
+	f.tail = nil
+	if cap(c.refs) <= fifoChunkKept {
 		c.at, c.refs = 0, c.refs[:0]
 		f.head, f.tail = c, c
 	}
 }
 
-// entryHeap is a heap by ID and index.
-type entryHeap []entry
-
-func (h entryHeap) Len() int           { return len(h) }
-func (h entryHeap) Less(i, j int) bool { return h[i].before(h[j]) }
-func (h entryHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *entryHeap) Push(x any)        { *h = append(*h, x.(entry)) }
-func (h *entryHeap) Pop() any {
-	n := len(*h) - 1
-	x := (*h)[n]
-	*h = (*h)[:n]
-	return x
+// shrunk is a heap in less memory, where most of it has gone.
+func shrunk[E any](h []E) []E {
+	if cap(h) > 64 && len(h) < cap(h)/4 {
+		return append(make([]E, 0, 2*len(h)), h...)
+	}
+	return h
 }
 
-// dueHeap is a heap by time, without the interface of container/heap: a million
-// deferred recipients pass through it.
+// entryHeap is a heap in the order of commits.
+type entryHeap []entry
+
+func (h *entryHeap) push(e entry) {
+	a := append(*h, e)
+	i := len(a) - 1
+	for i > 0 {
+		p := (i - 1) / 2
+		if !e.before(a[p]) {
+			break
+		}
+		a[i] = a[p]
+		i = p
+	}
+	a[i] = e
+	*h = a
+}
+
+func (h *entryHeap) pop() {
+	a := *h
+	n := len(a) - 1
+	e := a[n]
+	a = a[:n]
+	for i := 0; n > 0; {
+		c := 2*i + 1
+		if c+1 < n && a[c+1].before(a[c]) {
+			c++
+		}
+		if c >= n || !a[c].before(e) {
+			a[i] = e
+			break
+		}
+		a[i] = a[c]
+		i = c
+	}
+	*h = shrunk(a)
+}
+
+// dueHeap is a heap by time.
 type dueHeap []dueEntry
 
 func (h *dueHeap) push(e dueEntry) {
@@ -93,41 +131,130 @@ func (h *dueHeap) pop() dueEntry {
 	n := len(a) - 1
 	e := a[n]
 	a = a[:n]
-	for i := 0; n > 0; {
-		c := 2*i + 1
-		if c+1 < n && a[c+1].at < a[c].at {
-			c++
-		}
-		if c >= n || a[c].at >= e.at {
-			a[i] = e
-			break
-		}
-		a[i] = a[c]
-		i = c
+	if n > 0 {
+		a[0] = e
+		a.down(0)
 	}
-	*h = a
+	*h = shrunk(a)
 	return top
 }
 
-// timerHeap is the queues that wait for a time, the earliest first.
+func (h dueHeap) down(i int) {
+	e := h[i]
+	for {
+		c := 2*i + 1
+		if c+1 < len(h) && h[c+1].at < h[c].at {
+			c++
+		}
+		if c >= len(h) || h[c].at >= e.at {
+			h[i] = e
+			return
+		}
+		h[i] = h[c]
+		i = c
+	}
+}
+
+// heapify makes a heap of what was appended in any order.
+func (h dueHeap) heapify() {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		h.down(i)
+	}
+}
+
+// timerHeap is the queues that wait for a time, the earliest first. Each knows its place.
 type timerHeap []*queue
 
-func (h timerHeap) Len() int           { return len(h) }
-func (h timerHeap) Less(i, j int) bool { return h[i].due[0].at < h[j].due[0].at }
-func (h timerHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].timer, h[j].timer = i, j
+// fix puts a queue where its time wants it, into the heap or out of it.
+func (h *timerHeap) fix(q *queue) {
+	at := q.wakeAt()
+	switch {
+	case at == 0 && q.timer < 0:
+	case at == 0:
+		a := *h
+		i, n := q.timer, len(a)-1
+		last := a[n]
+		a[n] = nil
+		*h = shrunk(a[:n])
+		q.timer, q.timerAt = -1, 0
+		if i < n {
+			(*h).sift(i, last)
+		}
+	case q.timer < 0:
+		q.timerAt = at
+		*h = append(*h, q)
+		(*h).sift(len(*h)-1, q)
+	case at != q.timerAt:
+		q.timerAt = at
+		(*h).sift(q.timer, q)
+	}
 }
-func (h *timerHeap) Push(x any) {
-	q := x.(*queue)
-	q.timer = len(*h)
-	*h = append(*h, q)
+
+// sift puts a queue into the hole at i, or up or down from there.
+func (h timerHeap) sift(i int, q *queue) {
+	for i > 0 {
+		p := (i - 1) / 2
+		if h[p].timerAt <= q.timerAt {
+			break
+		}
+		h[i] = h[p]
+		h[i].timer = i
+		i = p
+	}
+	for {
+		c := 2*i + 1
+		if c+1 < len(h) && h[c+1].timerAt < h[c].timerAt {
+			c++
+		}
+		if c >= len(h) || h[c].timerAt >= q.timerAt {
+			break
+		}
+		h[i] = h[c]
+		h[i].timer = i
+		i = c
+	}
+	h[i] = q
+	q.timer = i
 }
-func (h *timerHeap) Pop() any {
-	n := len(*h) - 1
-	q := (*h)[n]
-	(*h)[n] = nil
-	*h = (*h)[:n]
-	q.timer = -1
-	return q
+
+// ring is a list in which each element knows its place: it leaves in one step.
+type ring[T any] struct {
+	root node[T]
+	n    int
+}
+
+type node[T any] struct {
+	next, prev *node[T]
+	of         *T // nil while it is in no ring
+}
+
+func (r *ring[T]) push(n *node[T], of *T) {
+	if r.root.next == nil {
+		r.root.next, r.root.prev = &r.root, &r.root
+	}
+	n.of = of
+	n.prev, n.next = r.root.prev, &r.root
+	n.prev.next, r.root.prev = n, n
+	r.n++
+}
+
+func (r *ring[T]) remove(n *node[T]) {
+	n.prev.next, n.next.prev = n.next, n.prev
+	*n = node[T]{}
+	r.n--
+}
+
+// first is the element whose turn it is, nil if there is none.
+func (r *ring[T]) first() *T {
+	if r.n == 0 {
+		return nil
+	}
+	return r.root.next.of
+}
+
+// rotate puts an element to the end.
+func (r *ring[T]) rotate(n *node[T]) {
+	of := n.of
+	r.remove(n)
+	r.push(n, of)
 }

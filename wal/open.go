@@ -368,7 +368,8 @@ func newStore(d disk.Dir, lock interface{ Close() error }, uuid [16]byte, o Opti
 	s := &Store{
 		opt: o, dir: d, lock: lock, uuid: uuid, token: hex.EncodeToString(uuid[:]),
 		claimed: make(map[state.Ref]*claim), keysOut: make(map[string]uint64), growing: make(map[uint64]int),
-		streams: make(map[*stream]struct{}), consumers: make(map[*consumer]struct{}), single: make(map[string]*consumer),
+		streams: make(map[*stream]struct{}), consumers: make(map[*consumer]struct{}), wide: make(map[*consumer]struct{}),
+		narrow: make(map[string][]*consumer), single: make(map[string]*consumer),
 		damaged: make(map[uint64]error), clockPoke: make(chan struct{}, 1), work: make(chan struct{}, 1),
 		ended: make(chan struct{}), done: make(chan struct{}), rotated: make(chan struct{}, 1),
 	}
@@ -518,6 +519,7 @@ func (s *Store) buildQueues() {
 			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
 		})
 	}
+	s.sched.bulk = true
 	for _, slot := range slots {
 		list := s.table.Recipients(slot)
 		for i := range list {
@@ -536,6 +538,14 @@ func (s *Store) buildQueues() {
 			s.settleDown(q, state.Ref{Slot: slot, Index: uint32(i)}, r, s.applyNow)
 		}
 	}
+	s.sched.bulk = false
+	for _, q := range s.sched.queues {
+		if q != nil {
+			q.due.heapify()
+			s.sched.timers.fix(q)
+		}
+	}
+	s.pokeClock()
 }
 
 // Shutdown implements mailq.Store.

@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -17,6 +16,7 @@ const (
 	memWaiting                   // it waits for its time
 	memDamaged                   // its message is set aside
 	memLate                      // its time was set after its message had expired
+	memSeen                      // of tidy
 )
 
 // class is where a recipient counts in Stats.
@@ -55,23 +55,8 @@ type scheduler struct {
 	timers timerHeap
 	counts [classes]int64
 	doubt  int64
+	bulk   bool // while it is built: heaps are made when all is in
 }
-
-// queue is what waits in one queue. A recipient is named by at most one entry of ready
-// or back (memReady), and by an entry of due for each time it was deferred to; entries
-// whose recipient has moved on are dropped when they come up.
-type queue struct {
-	number uint32
-	ready  fifo      // in the order of (commit, index)
-	back   entryHeap // what came back, or came late, in the same order
-	due    dueHeap
-	timer  int // place in scheduler.timers, -1 if none
-	counts [classes]int64
-	doubt  int64
-	subs   []*subscription
-}
-
-func (q *queue) hasReady() bool { return q.ready.n > 0 || len(q.back) > 0 }
 
 // entry names a recipient by slot and index; order is its message's.
 type entry struct {
@@ -95,14 +80,9 @@ func (s *Store) queue(n uint32) *queue {
 	}
 	q := s.sched.queues[n]
 	if q == nil {
-		q = &queue{number: n, timer: -1}
+		q = &queue{number: n, timer: -1, name: s.table.Queue(n).Name}
 		s.sched.queues[n] = q
-		name := s.table.Queue(n).Name
-		for c := range s.consumers {
-			if c.serves(name) {
-				q.subscribe(c)
-			}
-		}
+		s.subscribeAll(q)
 	}
 	return q
 }
@@ -132,10 +112,14 @@ func (s *Store) settleDown(q *queue, ref state.Ref, r *state.Recipient, now int6
 		if at := s.dueAt(ref, r); at > now {
 			r.Mem |= memWaiting
 			s.table.Ref(ref.Slot)
-			q.due.push(dueEntry{at, ref})
-			s.setTimer(q)
+			if s.sched.bulk {
+				q.due = append(q.due, dueEntry{at, ref})
+			} else {
+				q.due.push(dueEntry{at, ref})
+				s.setTimer(q)
+			}
 		} else if r.Mem&memReady == 0 {
-			s.makeReady(q, ref, r)
+			s.makeReady(q, ref, r, now)
 		}
 	}
 	s.count(q, was, classOf(r))
@@ -159,80 +143,67 @@ func (s *Store) expired(slot uint32, now int64) bool {
 	return x != 0 && x <= now
 }
 
-func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient) {
+func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient, now int64) {
 	r.Mem |= memReady
 	s.table.Ref(ref.Slot)
-	e := entry{s.table.Msg(ref.Slot).Order(), ref}
-	if q.ready.n == 0 || q.ready.last.before(e) {
-		q.ready.push(e)
+	m := s.table.Msg(ref.Slot)
+	e := entry{m.Order(), ref}
+	x := m.ExpiresAt()
+	if x != 0 && x <= now {
+		q.pushLapsed(e)
 	} else {
-		heap.Push(&q.back, e)
+		q.lane(m.Priority).push(e)
+		q.entries++
+		if x != 0 && (q.lapse == 0 || x < q.lapse) {
+			q.lapse = x
+			s.setTimer(q)
+		}
 	}
-	s.announce(q)
+	s.offer(q)
 }
 
-// nextReady takes the oldest entry off the ready lists whose recipient is still due.
-// With same it only takes one of that message.
-func (s *Store) nextReady(q *queue, same *claim) (entry, bool) {
-	for q.hasReady() {
-		fromBack := q.ready.n == 0
-		var e entry
-		if !fromBack {
-			ref := q.ready.first()
-			e = entry{s.table.Msg(ref.Slot).Order(), ref}
-			fromBack = len(q.back) > 0 && q.back[0].before(e)
+// promote moves what has become due to where it is ready, so many at the most. more says
+// that there is more.
+func (s *Store) promote(now int64, most int) (more bool) {
+	for ; len(s.sched.timers) > 0 && s.sched.timers[0].timerAt <= now; most-- {
+		if most == 0 {
+			return true
 		}
-		if fromBack {
-			e = q.back[0]
-		}
-		r := s.table.Rcpt(e.ref)
-		due := r.Standing == state.Pending && r.Mem&(memClaimed|memDamaged|memUsing|memWaiting) == 0
-		if due && same != nil && e.ref.Slot != same.slot {
-			return entry{}, false
-		}
-		if fromBack {
-			heap.Pop(&q.back)
-		} else {
-			q.ready.pop()
-		}
-		r.Mem &^= memReady
-		if due {
-			return e, true // its Ref goes on to the claim
-		}
-		s.table.Unref(e.ref.Slot)
-	}
-	return entry{}, false
-}
-
-// promote moves what has become due to the ready lists.
-func (s *Store) promote(now int64) {
-	for len(s.sched.timers) > 0 {
 		q := s.sched.timers[0]
-		if q.due[0].at > now {
-			return
+		if q.lapse != 0 && q.lapse <= now {
+			s.lapseReady(q, now)
+			continue
 		}
 		e := q.due.pop()
 		s.setTimer(q)
-		r := s.table.Rcpt(e.ref)
-		if r.Mem&memWaiting != 0 && r.Standing == state.Pending && s.dueAt(e.ref, r) == e.at {
-			s.settleDown(q, e.ref, r, max(now, e.at))
+		if r := s.table.Rcpt(e.ref); s.isDue(e, r) {
+			s.settleDown(q, e.ref, r, now)
 		}
 		s.table.Unref(e.ref.Slot)
+	}
+	return false
+}
+
+// Bounds of what is promoted under the lock at a time: by a claim, and by whoever needs all.
+const (
+	promoteFew  = 64
+	promoteMany = 512
+)
+
+// promoteAll moves all that has become due, and lets others in between.
+func (s *Store) promoteAll() {
+	for s.promote(s.opt.now().UnixNano(), promoteMany) {
+		s.mu.Unlock()
+		s.mu.Lock()
 	}
 }
 
 // setTimer puts the queue at its place among those that wait for a time.
 func (s *Store) setTimer(q *queue) {
-	switch {
-	case len(q.due) == 0:
-		if q.timer >= 0 {
-			heap.Remove(&s.sched.timers, q.timer)
-		}
-	case q.timer < 0:
-		heap.Push(&s.sched.timers, q)
-	default:
-		heap.Fix(&s.sched.timers, q.timer)
+	if s.sched.bulk {
+		return
 	}
+	s.sched.timers.fix(q)
 	if q.timer == 0 {
 		s.pokeClock()
 	}
@@ -270,11 +241,13 @@ func (s *Store) Changed(ref state.Ref, was state.Recipient, due int64) {
 		if r.Mem&memClaimed != 0 {
 			s.loseClaim(ref)
 		}
+		s.tidy(q)
 		return
 	}
 	if r.Mem&memClaimed == 0 {
 		s.settleDown(q, ref, r, s.applyNow)
 	}
+	s.tidy(q)
 }
 
 // Moved implements state.Observer.
@@ -286,9 +259,7 @@ func (s *Store) Dying(slot uint32) { delete(s.damaged, s.table.Msg(slot).ID) }
 // QueueChanged implements state.Observer.
 func (s *Store) QueueChanged(n uint32) {
 	s.countSuspended()
-	if q := s.queue(n); q.hasReady() {
-		s.announce(q)
-	}
+	s.offer(s.queue(n))
 }
 
 func (s *Store) countSuspended() {
@@ -333,11 +304,10 @@ func (s *Store) clock() {
 		case <-t.C:
 		}
 		s.mu.Lock()
-		now := s.opt.now().UnixNano()
-		s.promote(now)
+		s.promoteAll()
 		wait := time.Hour
 		if len(s.sched.timers) > 0 {
-			wait = time.Duration(s.sched.timers[0].due[0].at - now)
+			wait = time.Duration(s.sched.timers[0].timerAt - s.opt.now().UnixNano())
 		}
 		s.mu.Unlock()
 		// Wall clocks jump; a long sleep is cut, so that a jump is seen.

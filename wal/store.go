@@ -59,9 +59,11 @@ type Store struct {
 	attempts  []*claim // started, and not in the log yet
 	starting  int      // calls that wait for an attempt to be durable
 	consumers map[*consumer]struct{}
-	single    map[string]*consumer // of Claim, by queue
-	starved   bool                 // a consumer waits for room in the claim table
-	applyNow  int64                // Unix ns, for what is being applied
+	wide      map[*consumer]struct{} // those that serve queues they do not name
+	narrow    map[string][]*consumer // the others, by queue
+	single    map[string]*consumer   // of Claim, by queue
+	starved   bool                   // a consumer waits for room in the claim table
+	applyNow  int64                  // Unix ns, for what is being applied
 	clockPoke chan struct{}
 	nextID    uint64
 	leased    uint64 // IDs below it may be handed out: durable

@@ -15,7 +15,7 @@ import (
 // Stats implements mailq.Store.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
-	s.promote(s.opt.now().UnixNano())
+	s.promoteAll()
 	c, n := s.table.Counts, s.sched.counts
 	st := Stats{
 		Enqueued: c.Enqueued, Used: c.Used,
@@ -160,7 +160,7 @@ func (s *Store) collect(f *Filter, from uint32) (list []listed, next uint32, mor
 	if s.phase >= closing {
 		return nil, 0, false, s.gate(true)
 	}
-	s.promote(s.opt.now().UnixNano())
+	s.promoteAll()
 	if f.ID != 0 {
 		if slot, ok := s.table.Find(uint64(f.ID)); ok {
 			list = s.list(list, f, slot)
@@ -259,7 +259,7 @@ func (s *Store) Queues(ctx context.Context) iter.Seq2[QueueInfo, error] {
 			yield(QueueInfo{}, err)
 			return
 		}
-		s.promote(s.opt.now().UnixNano())
+		s.promoteAll()
 		var list []QueueInfo
 		at := make(map[uint32]int)
 		for n := range s.table.Queues() {
