@@ -163,8 +163,10 @@ func (h *history) recipients(most int) []Recipient {
 	return list
 }
 
-func (h *history) message() Message {
-	m := Message{Envelope: []byte(fmt.Sprintf("from=%d", h.rng.IntN(1000))), Body: h.body(), Recipients: h.recipients(5)}
+// message is any message, and its body: it may have been staged.
+func (h *history) message() (m Message, text []byte) {
+	text = h.body()
+	m = Message{Envelope: []byte(fmt.Sprintf("from=%d", h.rng.IntN(1000))), Body: text, Recipients: h.recipients(5)}
 	m.Priority = int8(h.rng.IntN(5) - 2)
 	if h.chance(4) { // whole seconds are kept exactly
 		m.ExpiresAt = time.Now().Truncate(time.Second).Add(time.Duration(h.rng.IntN(120)) * time.Second)
@@ -177,7 +179,12 @@ func (h *history) message() Message {
 			h.show(m.ID)
 		}
 	}
-	return m
+	if h.chance(4) {
+		if st := h.stage(text); st != nil {
+			m.Body, m.Staged = nil, st
+		}
+	}
+	return m, text
 }
 
 // show notes an ID that the store has shown to somebody.

@@ -14,6 +14,7 @@ import (
 // draft is a batch together with what it does, once the IDs are known.
 type draft struct {
 	batch   Batch
+	texts   [][]byte // bodies of its messages
 	settles []change
 	blocked bool // a queue in it takes no mail
 	text    string
@@ -23,7 +24,7 @@ type draft struct {
 func (d *draft) change(ids []ID, at time.Time) change {
 	list := slices.Clone(d.settles)
 	for i := range d.batch.Enqueue {
-		list = append(list, enqueued(ids[i], &d.batch.Enqueue[i], at))
+		list = append(list, enqueued(ids[i], &d.batch.Enqueue[i], d.texts[i], at))
 	}
 	return all(list...)
 }
@@ -163,14 +164,14 @@ func (h *history) draft(settles, edits, messages int, uncertain bool) *draft {
 	}
 	keys := map[string]bool{}
 	for range messages {
-		m := h.message()
+		m, text := h.message()
 		if keys[m.Key] {
 			m.Key = ""
 		}
 		keys[m.Key] = m.Key != ""
-		d.batch.Enqueue = append(d.batch.Enqueue, m)
+		d.batch.Enqueue, d.texts = append(d.batch.Enqueue, m), append(d.texts, text)
 		d.blocked = d.blocked || h.suspended(m.Recipients)
-		d.text += fmt.Sprintf(" enqueue %v key %q %d bytes to %d", m.ID, m.Key, len(m.Body), len(m.Recipients))
+		d.text += fmt.Sprintf(" enqueue %v key %q %d bytes to %d", m.ID, m.Key, len(text), len(m.Recipients))
 	}
 	return d
 }
@@ -257,8 +258,8 @@ func (h *history) touchedByClaim(k *held, i int) bool {
 
 // enqueue enqueues one message.
 func (h *history) enqueue() {
-	m := h.message()
-	h.note("enqueue %v key %q %d bytes to %d", m.ID, m.Key, len(m.Body), len(m.Recipients))
+	m, text := h.message()
+	h.note("enqueue %v key %q %d bytes to %d", m.ID, m.Key, len(text), len(m.Recipients))
 	now := time.Now()
 	id, err := h.s.Enqueue(bgCtx, m)
 	if h.suspended(m.Recipients) {
@@ -268,7 +269,7 @@ func (h *history) enqueue() {
 		return
 	}
 	h.must("enqueue", err)
-	d := &draft{batch: Batch{Enqueue: []Message{m}}}
+	d := &draft{batch: Batch{Enqueue: []Message{m}}, texts: [][]byte{text}}
 	h.accept(d, []ID{id})
 	h.apply(d.change([]ID{id}, now))
 }
@@ -322,7 +323,7 @@ func (h *history) flush() {
 
 // refused asks for what can't be: the error says so, and nothing of the batch is there.
 func (h *history) refused() {
-	m := h.message()
+	m, _ := h.message()
 	m.Key, m.ID = "", 0
 	b := Batch{Enqueue: []Message{m}}
 	want := ErrNotFound

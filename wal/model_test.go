@@ -39,6 +39,7 @@ var operations = map[string]operation{
 	"flush":      {1, (*history).flush},
 	"refused":    {2, (*history).refused},
 	"cancelled":  {1, (*history).cancelled},
+	"abandon":    {1, (*history).abandon},
 	"new ID":     {1, func(h *history) { h.show(h.s.NewID()) }},
 	"checkpoint": {3, func(h *history) { h.must("checkpoint", h.s.Checkpoint(bgCtx)) }},
 	"compact":    {1, func(h *history) { h.must("compact", h.s.Compact(bgCtx)) }},
@@ -218,9 +219,9 @@ func (h *history) burst() {
 	switch {
 	case large == nil:
 	case largeErr == nil:
-		h.apply(enqueued(large.ID, large, now))
+		h.apply(enqueued(large.ID, large, large.Body, now))
 	default:
-		h.free = append(h.free, enqueued(large.ID, large, now))
+		h.free = append(h.free, enqueued(large.ID, large, large.Body, now))
 	}
 	synctest.Wait()
 	if !reached() {

@@ -81,9 +81,9 @@ func all(list ...change) change {
 }
 
 // enqueued is a message under an ID, taken in at a time.
-func enqueued(id ID, m *Message, at time.Time) change {
+func enqueued(id ID, m *Message, text []byte, at time.Time) change {
 	key := m.Key
-	n := mail{envelope: string(m.Envelope), body: sumOf(m.Body), size: int64(len(m.Body)), priority: m.Priority,
+	n := mail{envelope: string(m.Envelope), body: sumOf(text), size: int64(len(text)), priority: m.Priority,
 		expires: segment.Nanos(m.ExpiresAt), enqueued: at.UnixNano()}
 	list := asRcpts(m.Recipients)
 	return func(w *world) {

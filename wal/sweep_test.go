@@ -135,7 +135,7 @@ func (f *sweeper) enqueue(size, rcpts int) {
 	ctx, cancel := f.ctx()
 	defer cancel()
 	_, err := f.s.Enqueue(ctx, m)
-	f.outcome(fmt.Sprintf("enqueue %v %d bytes to %d", m.ID, size, rcpts), err, enqueued(m.ID, &m, time.Unix(0, 0)))
+	f.outcome(fmt.Sprintf("enqueue %v %d bytes to %d", m.ID, size, rcpts), err, enqueued(m.ID, &m, m.Body, time.Unix(0, 0)))
 }
 
 // claim takes what is due, as far as it can be read, and settles of it what result says; of
@@ -173,7 +173,7 @@ func (f *sweeper) claim(queue string, most int, result func(n int) Result) {
 			f.show(id)
 			m := Message{ID: id, Recipients: []Recipient{{Queue: "bounce"}}}
 			b.Enqueue = []Message{m}
-			list = append(list, enqueued(id, &m, time.Unix(0, 0)))
+			list = append(list, enqueued(id, &m, m.Body, time.Unix(0, 0)))
 		}
 		ctx, cancel := f.ctx()
 		_, err := f.s.Commit(ctx, b)
