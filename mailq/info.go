@@ -151,6 +151,11 @@ type Stats struct {
 	// OldestPin is the enqueue time of the oldest message that is not dead.
 	OldestPin time.Time `json:"oldest_pin,omitzero"`
 
+	// Staged is how many bodies are staged and not decided on, StagedBytes what they hold
+	// or were announced with. They keep the log from giving segments back.
+	Staged      int64 `json:"staged"`
+	StagedBytes int64 `json:"staged_bytes"`
+
 	Commits      int64 `json:"commits"`       // group commits since Open
 	TailCut      int64 `json:"tail_cut"`      // bytes of torn tail cut over the life of the store
 	UncleanOpens int64 `json:"unclean_opens"` // openings that no Close had preceded

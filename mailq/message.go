@@ -66,16 +66,31 @@ type Recipient struct {
 
 // Staged is a body that is in the store before it is decided whether it becomes
 // a message. What it does not become is garbage. One goroutine at a time may
-// write; reads may run beside it.
+// write, and none while a batch has the body; reads may run beside it.
+//
+// A body is taken by the one batch that is committed with it. A batch that is refused gives
+// it back as it was, to be used again, written to further, or aborted; with
+// [ErrUnknown] the batch has it still. A body that is used twice, in a second batch, after
+// Abort or in another store is a *[FieldError] for "Staged".
+//
+// A store gives up bodies that nothing is done with: every call but Abort then fails with
+// an error that matches [context.DeadlineExceeded] (SMTP reply 451). After
+// Close they fail with [ErrClosed], and Write does after Shutdown; after a failure of the
+// store with [ErrFailed]. What was staged is not there after reopening.
 type Staged interface {
-	// Write appends. An error of it is final: only Abort remains.
+	// Write appends. It may wait for the log, as long as the context that was
+	// given to Stage lasts. An error of it is final: the body becomes no message, and
+	// only what was written before can be read. [ErrTooLarge]: over what a message may
+	// have. [ErrFull]: no room now.
 	io.Writer
-	// ReadAt reads back what has been written.
+	// ReadAt reads back what has been written, all of it, wherever it is by now,
+	// until a batch with the body is committed or the body is aborted.
 	io.ReaderAt
 	// Size is the number of bytes written so far.
 	Size() int64
-	// Abort gives the bytes back. After an Enqueue that took the body, and
-	// after another Abort, it does nothing.
+	// Abort gives the bytes back. While a batch has the body, it waits for the outcome
+	// without holding the caller up. After a batch that took the body, and after
+	// another Abort, it does nothing: defer it.
 	Abort()
 }
 

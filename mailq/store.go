@@ -15,7 +15,9 @@ type Store interface {
 	NewID() ID
 
 	// Stage opens a body that is written first and decided on later. size is
-	// the expected length, 0 if unknown; it is refused as Admit would.
+	// the expected length, 0 if unknown; it is refused as Admit would, and with
+	// ErrFull while too much is staged. ctx bounds Stage and the Writes, not the
+	// body: what was written before it ended can be read and used.
 	Stage(ctx context.Context, size int64) (Staged, error)
 
 	// Enqueue commits one message. nil: durable.

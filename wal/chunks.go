@@ -91,6 +91,11 @@ func (s *Store) bringStream(ctx context.Context, t *ticket, m *Message, p *messa
 			}
 		}
 	} else {
+		if !bounce {
+			if err := s.Admit(p.size); err != nil {
+				return err
+			}
+		}
 		s.mu.Lock()
 		if err := s.gate(bounce); err != nil {
 			s.mu.Unlock()
@@ -129,7 +134,7 @@ func (st *stream) put(ctx context.Context, data []byte, bounce bool) error {
 		s.mu.Unlock()
 	}
 	c := newTicket(s)
-	c.chunk = &chunkWrite{stream: st.id, sequence: st.sequence, data: data, length: uint32(len(data)), bounce: bounce}
+	c.chunk = &chunkWrite{from: st, sequence: st.sequence, data: data, length: uint32(len(data)), bounce: bounce}
 	if err := s.submit(ctx, c); err != nil {
 		return err
 	}
@@ -214,6 +219,7 @@ func (st *stream) end(why error) {
 			st.s.stagedBytes.Add(-st.reserved)
 		}
 		release(st.back.unpin(true))
+		st.s.roomy.Broadcast() // a Write may be waiting for room
 	}
 	if !st.inBatch() {
 		delete(st.s.streams, st)

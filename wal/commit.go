@@ -70,10 +70,15 @@ func (s *Store) admitLocked(t *ticket) error {
 	if err := s.gate(len(t.settle) > 0 || t.chunk != nil && t.chunk.bounce); err != nil {
 		return err
 	}
-	if len(t.enqueue) > 0 && len(t.settle) == 0 || t.chunk != nil {
+	if t.chunk != nil {
+		if err := t.chunk.from.why(); err != nil {
+			return err
+		}
+	}
+	if len(t.enqueue) > 0 && len(t.settle) == 0 || t.chunk != nil && !t.chunk.bounce {
 		var size int64
 		for i := range t.plans {
-			size += t.plans[i].size
+			size += int64(len(t.plans[i].body))
 		}
 		if err := s.Admit(size); err != nil {
 			return err
@@ -218,9 +223,9 @@ func (t *ticket) encode() {
 	}
 	if c := t.chunk; c != nil {
 		n := copy(t.body[body:], c.data)
-		c.crc = segment.BodyCRC(c.stream, t.body[body:body+n])
+		c.crc = segment.BodyCRC(c.from.id, t.body[body:body+n])
 		clear(t.body[body+n : body+pad8(n)])
-		segment.PutChunk(t.table[at:at+segment.ChunkSize], int64(at), c.stream, c.sequence, int64(body), uint32(n), c.crc)
+		segment.PutChunk(t.table[at:at+segment.ChunkSize], int64(at), c.from.id, c.sequence, int64(body), uint32(n), c.crc)
 	}
 }
 

@@ -59,7 +59,7 @@ type claimEnd struct {
 
 // chunkWrite is a piece of a body that goes into the log before its message.
 type chunkWrite struct {
-	stream   uint64
+	from     *stream
 	sequence uint32
 	data     []byte
 	length   uint32

@@ -24,6 +24,7 @@ func (s *Store) Stats() Stats {
 		Messages:  int64(s.table.Messages()),
 		LiveBytes: c.Weight, TailCut: c.TailCut, UncleanOpens: c.UncleanOpens,
 	}
+	st.Staged, st.StagedBytes = int64(s.staged), s.stagedBytes.Load()
 	st.OldestPin = s.oldest.at(s.table, s.opt.now())
 	s.mu.Unlock()
 	st.WorkQueueLength = st.Pending + st.Deferred + st.Held + st.Claimed + st.Damaged

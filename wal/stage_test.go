@@ -1,0 +1,596 @@
+package wal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/faultdisk"
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// stagedBody stages a text in pieces of all sizes.
+func stagedBody(t *testing.T, s *Store, text string) Staged {
+	t.Helper()
+	st, err := s.Stage(t.Context(), 0)
+	if err != nil {
+		t.Fatalf("stage: %v", err)
+	}
+	writeAll(t, st, text)
+	return st
+}
+
+func writeAll(t *testing.T, st Staged, text string) {
+	t.Helper()
+	for n := 1; len(text) > 0; n = 3*n + 1 {
+		n := min(n, len(text))
+		if k, err := st.Write([]byte(text[:n])); k != n || err != nil {
+			t.Fatalf("write of %d: %d, %v", n, k, err)
+		}
+		text = text[n:]
+	}
+}
+
+// stagedMail is a message to one recipient in queue q, as mailing is.
+func stagedMail(st Staged) Message {
+	m := mailing("")
+	m.Body, m.Staged = nil, st
+	return m
+}
+
+// long is a text that takes several chunks, and with the smallest segments several of
+// those.
+func long(name string) string { return name + strings.Repeat(" a long letter", 12_000) }
+
+// kinds counts the records of a store that is closed.
+func kinds(t *testing.T, fs disk.FS) map[string]int {
+	t.Helper()
+	n := make(map[string]int)
+	if err := Dump(spool, tiny(fs), false, func(r *DumpRecord) error { n[r.Kind]++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Short bodies go inline, long ones in chunks, and both come back as they were.
+func TestStagedInlineAndInChunks(t *testing.T) {
+	for name, text := range map[string]string{"empty": "", "short": "dear", "long": long("dear")} {
+		t.Run(name, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				fs := memdisk.New(memdisk.Config{})
+				s := started(t, tiny(fs))
+				st := stagedBody(t, s, text)
+				if _, err := s.Enqueue(t.Context(), stagedMail(st)); err != nil {
+					t.Fatal(err)
+				}
+				holds(t, s, text)
+				if got := s.Stats(); got.Staged != 0 || got.StagedBytes != 0 {
+					t.Errorf("%d bodies are staged, %d bytes", got.Staged, got.StagedBytes)
+				}
+				ended(t, s)
+				if n := kinds(t, fs)["chunk"]; (n > 0) != (name == "long") {
+					t.Errorf("%d chunks", n)
+				}
+				s = started(t, tiny(fs))
+				holds(t, s, text)
+				ended(t, s)
+			})
+		})
+	}
+}
+
+// What was written is read back at every offset, be it in memory, on its way, or in the log.
+func TestStagedReadBack(t *testing.T) {
+	fs := memdisk.New(memdisk.Config{})
+	s, err := Open(spool, tiny(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		st, err := s.Stage(context.Background(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Abort()
+		var want []byte
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			if rapid.Bool().Draw(t, "write") {
+				p := make([]byte, rapid.SampledFrom([]int{0, 1, 700, 5000, s.limits.stage - 1, s.limits.stage, s.limits.stage + 1, 50_000}).Draw(t, "bytes"))
+				for i := range p {
+					p[i] = byte(rand.Uint32())
+				}
+				n, err := st.Write(p)
+				want = append(want, p...)
+				clear(p) // it is ours again
+				if n != len(p) || err != nil || st.Size() != int64(len(want)) {
+					t.Fatalf("wrote %d of %d, %v; size %d, want %d", n, len(p), err, st.Size(), len(want))
+				}
+				continue
+			}
+			off := rapid.IntRange(0, len(want)+10).Draw(t, "off")
+			p := make([]byte, rapid.IntRange(0, len(want)+10).Draw(t, "n"))
+			n, err := st.ReadAt(p, int64(off))
+			exp := want[min(off, len(want)):min(off+len(p), len(want))]
+			if !bytes.Equal(p[:n], exp) || (err == io.EOF) != (n < len(p)) || err != nil && err != io.EOF {
+				t.Fatalf("ReadAt %d bytes at %d of %d: %d, %v", len(p), off, len(want), n, err)
+			}
+		}
+	})
+	st, err := s.Stage(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.ReadAt(make([]byte, 1), -1); !errors.Is(err, ErrInvalid) {
+		t.Errorf("ReadAt at -1: %v", err)
+	}
+	ended(t, s)
+}
+
+// A chunk that is not any more what was written is an error of ReadAt, and of nobody else.
+func TestStagedReadBackOfDamage(t *testing.T) {
+	fs := memdisk.New(memdisk.Config{})
+	s := started(t, tiny(fs))
+	st := stagedBody(t, s, long("dear"))
+	if err := st.(*stream).await(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	pos := st.(*stream).chunks[1].Pos
+	seg, err := s.log.Acquire(pos.Segment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, at, err := seg.AnyRecord(pos.Offset(), segment.KindChunk)
+	release([]*segment.Segment{seg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fs.Damage(segmentPath(pos.Segment()), at+100, []byte("?")); err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, st.Size())
+	if n, err := st.ReadAt(p, 0); !errors.Is(err, ErrCorrupt) || string(p[:n]) != long("dear")[:n] {
+		t.Errorf("%d bytes were read, and %v", n, err)
+	}
+	st.Abort()
+	posted(t, s, "and the store goes on")
+	ended(t, s)
+}
+
+// Each wrong use has its error, and changes nothing.
+func TestStagedWrongUse(t *testing.T) {
+	ctx := t.Context()
+	s := started(t, tiny(memdisk.New(memdisk.Config{})))
+	other := started(t, tiny(memdisk.New(memdisk.Config{})))
+	send := func(s *Store, list ...Message) error {
+		_, err := s.Commit(ctx, Batch{Enqueue: list})
+		return err
+	}
+	for _, text := range []string{"short", long("long")} {
+		taken, aborted, good := stagedBody(t, s, text), stagedBody(t, s, text), stagedBody(t, s, text)
+		if err := send(s, stagedMail(taken)); err != nil {
+			t.Fatal(err)
+		}
+		aborted.Abort()
+		both := stagedMail(good)
+		both.Body = []byte("b")
+		for name, err := range map[string]error{
+			"taken":               send(s, stagedMail(taken)),
+			"aborted":             send(s, stagedMail(aborted)),
+			"of another store":    send(other, stagedMail(good)),
+			"twice in a batch":    send(s, stagedMail(good), stagedMail(good)),
+			"beside a taken one":  send(s, stagedMail(good), stagedMail(taken)),
+			"beside a body":       send(s, both),
+			"read after taken":    second(taken.ReadAt(make([]byte, 1), 0)),
+			"read after abort":    second(aborted.ReadAt(make([]byte, 1), 0)),
+			"written after taken": second(taken.Write([]byte("x"))),
+			"written after abort": second(aborted.Write([]byte("x"))),
+		} {
+			var field *mailq.FieldError
+			if !errors.As(err, &field) || !strings.HasPrefix(field.Field, "Staged") && field.Field != "Body" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		// It is none the worse for all that.
+		writeAll(t, good, " and more")
+		if err := send(s, stagedMail(good)); err != nil {
+			t.Fatal(err)
+		}
+		d := takenOf(t, s, 2)
+		if got, err := textOf(d[1]); got != text+" and more" || err != nil {
+			t.Errorf("the body is %.50q, %v", got, err)
+		}
+	}
+	if st := s.Stats(); st.Staged != 0 || st.StagedBytes != 0 || len(s.streams) != 0 {
+		t.Errorf("%d bodies are staged, %d bytes", st.Staged, st.StagedBytes)
+	}
+}
+
+// takenOf claims so many deliveries of queue q and settles them.
+func takenOf(t *testing.T, s *Store, n int) []*Delivery {
+	t.Helper()
+	list := make([]*Delivery, 0, n)
+	for range n {
+		list = append(list, taken(t, s))
+	}
+	t.Cleanup(func() {
+		for _, d := range list {
+			d.Release()
+		}
+	})
+	return list
+}
+
+// While a batch has a body, no other batch gets it, nothing is written to it, and Abort waits
+// for the outcome. Between the disk and the state its segments are still held.
+func TestStagedInABatch(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		scenario(t, func(t *testing.T) {
+			fs := faultdisk.New(memdisk.New(memdisk.Config{}))
+			s := started(t, tiny(fs))
+			st := stagedBody(t, s, long("dear"))
+			writeAll(t, st, "tail")
+			m := stagedMail(st)
+			if refused {
+				m.ID = 12345 // found out when its chunks are in the log
+			}
+			reached, letGo := fs.Stall(disk.OpWriteDurable, "seg-")
+			done := make(chan error, 1)
+			go func() { done <- second(s.Enqueue(context.Background(), m)) }()
+			<-reached
+			synctest.Wait()
+			if _, err := s.Enqueue(t.Context(), m); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "in a batch") {
+				t.Errorf("in a second batch: %v", err)
+			}
+			if _, err := st.Write([]byte("x")); !errors.Is(err, ErrInvalid) {
+				t.Errorf("a Write: %v", err)
+			}
+			p := make([]byte, 4)
+			if _, err := st.ReadAt(p, 0); string(p) != "dear" || err != nil {
+				t.Errorf("a read: %q, %v", p, err)
+			}
+			st.Abort()
+			if s.Stats().Staged != 1 {
+				t.Error("Abort has taken it from the batch")
+			}
+			letGo()
+			if err := <-done; refused != errors.Is(err, ErrInvalid) || !refused && err != nil {
+				t.Errorf("the batch: %v", err)
+			}
+			if n := s.Stats().Staged; n != 0 || len(s.streams) != 0 {
+				t.Errorf("%d bodies are staged, %d streams are open", n, len(s.streams))
+			}
+			ended(t, s)
+		})
+	}
+}
+
+// Rule 8.1. "An open stream pins its segments until its Enqueue is applied": neither
+// Abort nor Close nor a failure of the store ends that while the batch is on its way.
+func TestScenario_StreamOfABatchIsHeldUntilItIsApplied(t *testing.T) {
+	for name, act := range map[string]func(s *Store, st Staged){
+		"abort": func(_ *Store, st Staged) { st.Abort() },
+		"close": func(s *Store, _ Staged) { s.beginClose() },
+		"latch": func(s *Store, _ Staged) { s.latch(syscall.EIO) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				var s *Store
+				var st Staged
+				seen := 0
+				o := tiny(memdisk.New(memdisk.Config{}))
+				o.Trace = &Trace{Durable: func(c CommitInfo) {
+					s.mu.Lock()
+					has := st != nil && len(s.log.Segments()) > 0 && st.(*stream).inBatchNow() && len(st.(*stream).under) == 0
+					s.mu.Unlock()
+					if !has || seen > 0 {
+						return
+					}
+					seen++
+					act(s, st)
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					if got := s.firstStream(); got != st.(*stream).first {
+						t.Errorf("segments are held from %d on, want %d", got, st.(*stream).first)
+					}
+				}}
+				s = started(t, o)
+				body := stagedBody(t, s, long("dear"))
+				if err := body.(*stream).await(t.Context(), 0); err != nil {
+					t.Fatal(err)
+				}
+				st = body
+				_, err := s.Enqueue(t.Context(), stagedMail(st))
+				if name != "latch" && err != nil {
+					t.Error(err)
+				}
+				if seen == 0 {
+					t.Error("the batch was never seen on its way")
+				}
+			})
+		})
+	}
+}
+
+func (st *stream) inBatchNow() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.inBatch()
+}
+
+// Bodies that nothing is done with are given up, by the store itself and when they are next
+// used; those that are written to are not, up to a point.
+func TestStagedDeadline(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		o := tiny(memdisk.New(memdisk.Config{}))
+		o.StageTimeout = time.Minute
+		s := started(t, o)
+		idle, busy := stagedBody(t, s, long("idle")), stagedBody(t, s, "busy")
+		time.Sleep(58 * time.Second)
+		for i := range 22 {
+			if _, err := busy.Write([]byte("x")); err != nil {
+				t.Fatalf("write %d: %v", i, err)
+			}
+			time.Sleep(59 * time.Second)
+			if n := s.Stats().Staged; n != 1 {
+				t.Fatalf("round %d: %d bodies are staged", i, n)
+			}
+		}
+		for _, err := range []error{
+			second(idle.Write([]byte("x"))), second(idle.ReadAt(make([]byte, 1), 0)), second(s.Enqueue(t.Context(), stagedMail(idle))),
+		} {
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("given up: %v", err)
+			}
+		}
+		if got := s.firstStream(); got != segment.NumberMax {
+			t.Errorf("segments are held from %d on", got)
+		}
+		for range 2 {
+			_, _ = busy.Write([]byte("x"))
+			time.Sleep(58 * time.Second)
+		}
+		if _, err := busy.Write([]byte("x")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after 24 times the deadline: %v", err)
+		}
+		if st := s.Stats(); st.Staged != 0 || st.StagedBytes != 0 {
+			t.Errorf("%d bodies are staged, %d bytes", st.Staged, st.StagedBytes)
+		}
+		// Nobody has to come by: but who does is told before the store has looked.
+		slow := stagedBody(t, s, "slow")
+		time.Sleep(time.Minute)
+		if _, err := s.Enqueue(t.Context(), stagedMail(slow)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("at the deadline: %v", err)
+		}
+		ended(t, s)
+	})
+}
+
+// The bounds on what is staged, and that they are given back.
+func TestStagedBounds(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		o := tiny(memdisk.New(memdisk.Config{}))
+		o.StagedMax, o.MaxMessage, o.StagedBytes = 3, 100_000, 200_000
+		s := started(t, o)
+		full := func(what string, err error) {
+			t.Helper()
+			var f *mailq.FullError
+			if !errors.As(err, &f) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		for _, size := range []int64{-1, 100_001} {
+			if _, err := s.Stage(t.Context(), size); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
+				t.Errorf("a size of %d: %v", size, err)
+			}
+		}
+		announced, err := s.Stage(t.Context(), 90_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := stagedBody(t, s, strings.Repeat("b", 90_000))
+		full("110,000 in 20,000", second(s.Stage(t.Context(), 30_000)))
+		c := stagedBody(t, s, "c")
+		full("the fourth of three", second(s.Stage(t.Context(), 1)))
+		full("a Write of 20,000 in 19,999", second(c.Write(make([]byte, 20_000))))
+		if _, err := c.Write(nil); !errors.Is(err, ErrFull) {
+			t.Errorf("a Write after one that failed: %v", err)
+		}
+		if _, err := s.Enqueue(t.Context(), stagedMail(c)); !errors.Is(err, ErrFull) {
+			t.Errorf("a batch with half a body: %v", err)
+		}
+		if _, err := b.Write(make([]byte, 10_001)); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("over MaxMessage: %v", err)
+		}
+		writeAll(t, announced, strings.Repeat("a", 100_000)) // 10,000 more than announced
+		if st := s.Stats(); st.Staged != 3 || st.StagedBytes != 190_001 {
+			t.Errorf("%d bodies are staged, %d bytes", st.Staged, st.StagedBytes)
+		}
+		if _, err := s.Enqueue(t.Context(), stagedMail(announced)); err != nil {
+			t.Error(err)
+		}
+		b.Abort()
+		b.Abort()
+		c.Abort()
+		if st := s.Stats(); st.Staged != 0 || st.StagedBytes != 0 {
+			t.Errorf("%d bodies are staged, %d bytes", st.Staged, st.StagedBytes)
+		}
+		ended(t, s)
+		for field, o := range map[string]Options{
+			"StageTimeout": {StageTimeout: 25 * time.Hour}, "StagedMax": {StagedMax: -1}, "StagedBytes": {StagedBytes: 1000},
+		} {
+			if _, err := Open(spool, o); err == nil || !strings.Contains(err.Error(), field) {
+				t.Errorf("%+v: %v", o, err)
+			}
+		}
+	})
+}
+
+// A Write that waits for the log ends with its context, with Abort, with the store; a full
+// disk is said.
+func TestStagedWriteThatWaits(t *testing.T) {
+	for name, tt := range map[string]struct {
+		act  func(s *Store, st Staged, cancel func())
+		want error
+	}{
+		"context": {func(_ *Store, _ Staged, cancel func()) { cancel() }, context.Canceled},
+		"abort":   {func(_ *Store, st Staged, _ func()) { st.Abort() }, ErrInvalid},
+		"close":   {func(s *Store, _ Staged, _ func()) { _ = s.Close() }, ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				fs := faultdisk.New(memdisk.New(memdisk.Config{}))
+				s := started(t, tiny(fs))
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				st, err := s.Stage(ctx, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				reached, letGo := fs.Stall(disk.OpWriteDurable, "seg-")
+				done := make(chan error, 1)
+				go func() { done <- second(st.Write([]byte(long("dear")))) }()
+				<-reached
+				synctest.Wait()
+				reading := make(chan error, 1)
+				go func() { reading <- second(st.ReadAt(make([]byte, 10), 0)) }()
+				synctest.Wait()
+				tt.act(s, st, cancel)
+				if err := <-done; !errors.Is(err, tt.want) {
+					t.Errorf("Write: %v", err)
+				}
+				if name != "context" {
+					if err := <-reading; !errors.Is(err, tt.want) {
+						t.Errorf("ReadAt: %v", err)
+					}
+				}
+				letGo()
+				if name == "context" {
+					if err := <-reading; err != nil {
+						t.Errorf("ReadAt: %v", err)
+					}
+					if _, err := st.Write([]byte("x")); !errors.Is(err, tt.want) {
+						t.Errorf("another Write: %v", err)
+					}
+				}
+				st.Abort()
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// A full disk and a failed one are said by Write, and intake that has ended is.
+func TestStagedWhenTheStoreTakesNothing(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := faultdisk.New(memdisk.New(memdisk.Config{}))
+		s := started(t, tiny(fs))
+		st, more := stagedBody(t, s, "dear"), stagedBody(t, s, long("dear"))
+		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.ENOSPC, Only: []disk.Op{disk.OpWriteDurable}})
+		if _, err := st.Write([]byte(long("dear"))); !errors.Is(err, ErrFull) {
+			t.Errorf("on a full disk: %v", err)
+		}
+		if _, err := s.Stage(t.Context(), 0); !errors.Is(err, ErrFull) {
+			t.Errorf("Stage on a full disk: %v", err)
+		}
+		fs.Set(faultdisk.Plan{})
+		time.Sleep(time.Second)
+		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+		if err := second(s.Enqueue(t.Context(), stagedMail(more))); !errors.Is(err, ErrFailed) {
+			t.Errorf("on a disk that fails: %v", err)
+		}
+		for what, err := range map[string]error{
+			"Stage": second(s.Stage(t.Context(), 0)), "Write": second(more.Write([]byte("x"))), "ReadAt": second(more.ReadAt(make([]byte, 1), 0)),
+			"Enqueue": second(s.Enqueue(t.Context(), stagedMail(more))),
+		} {
+			if !errors.Is(err, ErrFailed) {
+				t.Errorf("%s of a store that has failed: %v", what, err)
+			}
+		}
+		more.Abort()
+	})
+}
+
+// While the store shuts down nothing is written to staged bodies; a batch that settles takes
+// them, and long bodies too.
+func TestStagedWhileShuttingDown(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		s := started(t, tiny(memdisk.New(memdisk.Config{})))
+		posted(t, s, "mail")
+		d := taken(t, s)
+		st := stagedBody(t, s, long("a bounce")+"tail")
+		done := make(chan error, 1)
+		go func() { done <- s.Shutdown(context.Background()) }()
+		synctest.Wait()
+		if _, err := s.Stage(t.Context(), 0); !errors.Is(err, ErrClosed) {
+			t.Errorf("Stage: %v", err)
+		}
+		other := stagedMail(st)
+		if _, err := s.Enqueue(t.Context(), other); !errors.Is(err, ErrClosed) {
+			t.Errorf("Enqueue: %v", err)
+		}
+		_, err := s.Commit(t.Context(), Batch{Settle: []Settlement{{Delivery: d, Outcomes: []Outcome{{Recipient: All, Result: Failed}}}},
+			Enqueue: []Message{stagedMail(st), mailing(long("another"))}})
+		if err != nil {
+			t.Errorf("a settle with bounces: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if _, err := st.Write(nil); err == nil {
+			t.Error("Write passes")
+		}
+	})
+}
+
+// A body may be longer than a segment, however small that is.
+func TestStagedLongerThanASegment(t *testing.T) {
+	for _, segmentSize := range []int64{64 << 10, 192 << 10, 1 << 20, 5 << 20} {
+		for _, size := range []int64{segmentSize - 1, 3*segmentSize + 17} {
+			t.Run(fmt.Sprintf("segment=%d/body=%d", segmentSize, size), func(t *testing.T) {
+				s, err := Open(t.TempDir(), Options{SegmentSize: segmentSize, MaxMessage: size, NoSync: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				body := benchBody(int(size))
+				st, err := s.Stage(t.Context(), size)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for rest := body; len(rest) > 0; {
+					n := min(len(rest), 32<<10)
+					if _, err := st.Write(rest[:n]); err != nil {
+						t.Fatal(err)
+					}
+					rest = rest[n:]
+				}
+				if _, err := s.Enqueue(t.Context(), stagedMail(st)); err != nil {
+					t.Fatal(err)
+				}
+				m := mailing("")
+				m.Body = body
+				if _, err := s.Enqueue(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range takenOf(t, s, 2) {
+					if text, err := textOf(d); text != string(body) || err != nil {
+						t.Errorf("the body came back changed, or %v", err)
+					}
+				}
+				ended(t, s)
+			})
+		}
+	}
+}
