@@ -151,10 +151,17 @@ func decodeInfo(b []byte) (h Info, err error) {
 	}
 	h.LogBytes = int64(le.Uint64(b[152:]))
 	h.Nonce = le.Uint64(b[160:])
-	if h.Pos != 0 && (h.Pos.Segment() == 0 || h.Last.Segment() != h.Pos.Segment() || h.Last >= h.Pos) {
+	if h.Pos != 0 && !frameFits(h.Last, h.Pos) {
 		return h, fmt.Errorf("no frame stands at %v and ends at %v", h.Last, h.Pos)
 	}
 	return h, nil
+}
+
+// frameFits reports whether a frame may stand at from and end at to, in some segment.
+func frameFits(from, to segment.Pos) bool {
+	n := to.Segment()
+	return n > 0 && n <= segment.NumberMax && from.Segment() == n && from < to && (from|to)%segment.AlignmentMin == 0 &&
+		from.Offset() >= segment.AlignmentMin && to.Offset() <= segment.SizeMax
 }
 
 // sectionRef is a row of the directory.

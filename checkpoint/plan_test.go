@@ -129,7 +129,7 @@ func opensFrom(image *memdisk.FS, name string, oldest uint32, want []byte, to se
 	if err := c.Load(table); err != nil {
 		return err
 	}
-	found, err := journal.Recover(dir, testUUID, journal.Start{Pos: c.Pos, Last: c.LastHeader()}, oldest, 0, true, func(f *segment.Frame) error {
+	found, err := journal.Recover(dir, testUUID, journal.Start{Pos: c.Pos, Last: c.LastHeader()}, journal.Known{}, true, func(f *segment.Frame) error {
 		if f.Pos >= to {
 			return nil
 		}
@@ -139,7 +139,7 @@ func opensFrom(image *memdisk.FS, name string, oldest uint32, want []byte, to se
 		return err
 	}
 	defer func() { err = errors.Join(err, found.Close()) }()
-	if err := found.Keep(usage(table)); err != nil {
+	if err := found.Keep(oldest, usage(table)); err != nil {
 		return err
 	}
 	var b bytes.Buffer

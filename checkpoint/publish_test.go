@@ -83,7 +83,7 @@ func (p *publishing) publish(fs disk.FS) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := journal.Recover(dir, testUUID, journal.Start{}, 1, 0, true, func(*segment.Frame) error { return nil })
+	found, err := journal.Recover(dir, testUUID, journal.Start{}, journal.Known{}, true, func(*segment.Frame) error { return nil })
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type File struct {
 	usage    map[uint32]Usage
 	file     disk.File
 	mapping  disk.Mapping
+	verified bool
 }
 
 // Open opens the checkpoint with a name and reads all of it but the messages. A
@@ -40,6 +41,23 @@ func Open(dir disk.Dir, name string, uuid [16]byte) (*File, error) {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// ReadInfo reads the header alone: of a file that Open refuses it may be whole.
+func ReadInfo(dir disk.Dir, name string, uuid [16]byte) (info Info, err error) {
+	f, err := dir.Open(name, false)
+	if err != nil {
+		return info, fmt.Errorf("opening checkpoint: %w", err)
+	}
+	b := make([]byte, headerSize)
+	_, err = f.ReadAt(b, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return info, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if info, err = decodeInfo(b); err == nil && info.UUID != uuid {
+		err = errors.New("a checkpoint of another store")
+	}
+	return info, err
 }
 
 func (c *File) corrupt(off int64, reason string) error {
@@ -247,10 +265,14 @@ func (it *entries) next() (*state.Entry, error) {
 	return &it.e, nil
 }
 
+// Verified reports whether all of the file was read back from the device since it was opened.
+// It is for the goroutine that calls Check.
+func (c *File) Verified() bool { return c.verified }
+
 // Check reads every message and compares the section with its checksum. With fresh it
 // reads the whole file from the device, past the page cache, where that is possible.
 func (c *File) Check(fresh bool) error {
-	return disk.Guard(c.mapping, func() error {
+	err := disk.Guard(c.mapping, func() error {
 		if fresh {
 			if err := c.reread(); err != nil {
 				return err
@@ -266,6 +288,8 @@ func (c *File) Check(fresh bool) error {
 			}
 		}
 	})
+	c.verified = c.verified || fresh && err == nil
+	return err
 }
 
 // reread compares the device with the page cache, byte by byte: header and directory

@@ -98,7 +98,7 @@ func (w *world) note(format string, args ...any) {
 // begin opens the log from the beginning, which replays all of it, and begins an epoch.
 func (w *world) begin(t *state.Table) {
 	w.Helper()
-	found, err := journal.Recover(w.dir, testUUID, journal.Start{}, 1, 0, false, t.ApplyFrame)
+	found, err := journal.Recover(w.dir, testUUID, journal.Start{}, journal.Known{}, false, t.ApplyFrame)
 	w.ok(err)
 	w.resume(found)
 	w.write(segment.Open, func(b *batch) {

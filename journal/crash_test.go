@@ -140,7 +140,7 @@ func TestFaultWhileApplying(t *testing.T) {
 	if err := MakeFirst(dir, testUUID, opt); err != nil {
 		t.Fatal(err)
 	}
-	found, err := Recover(dir, testUUID, Start{}, 1, 0, false, func(*segment.Frame) error { return nil })
+	found, err := Recover(dir, testUUID, Start{}, Known{}, false, func(*segment.Frame) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestFaultWhileApplying(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The frame is promised by nobody, so it is applied when the scan is over.
-	_, err = Recover(dir, testUUID, Start{}, 1, 0, false, func(f *segment.Frame) error {
+	_, err = Recover(dir, testUUID, Start{}, Known{}, false, func(f *segment.Frame) error {
 		if err := os.Truncate(filepath.Join(path, segment.Name(1)), 0); err != nil {
 			return err
 		}

@@ -10,13 +10,6 @@ import (
 	"github.com/mtawal/mtawal/segment"
 )
 
-// Start is where replay begins: behind a frame that a checkpoint covers, or, with
-// the zero value, at the beginning of the log.
-type Start struct {
-	Pos  segment.Pos
-	Last segment.FrameHeader // of the frame that ends at Pos
-}
-
 // Found is a log as Recover found it. Nothing was written yet.
 type Found struct {
 	End           segment.Pos         // where the next frame goes
@@ -30,7 +23,6 @@ type Found struct {
 	dir      disk.Dir
 	uuid     [16]byte
 	segments map[uint32]*segment.Segment
-	oldest   uint32           // segments before it matter only if something lives in them
 	broken   map[uint32]error // segments before the replay that are not valid
 	dead     []uint32
 	rewrite  []stretch // replayed, but promised by nobody
@@ -51,23 +43,22 @@ type recovery struct {
 	*Found
 	apply func(*segment.Frame) error
 	held  []held
+	said  []Start
 }
 
 // Recover reads the log from start to its end and hands its frames to apply, in
-// order, each exactly once and none that is cut. oldest is the segment in which the oldest
-// replay starts that must stay possible, not after start: what is before it matters only if
-// something lives in it, which the caller knows after the replay and says with Keep. promise is
-// the highest promise known from elsewhere. It writes nothing.
+// order, each exactly once and none that is cut. What is before start matters only if
+// something lives in it, which the caller knows after the replay and says with Keep. It
+// writes nothing.
 //
 // Damage below the highest promise is segment.ErrCorrupt, a device that can't be
-// read its own error; see segment.Verdicts. With readOnly segments are opened for
-// reading.
-func Recover(dir disk.Dir, uuid [16]byte, start Start, oldest uint32, promise segment.Pos, readOnly bool,
-	apply func(*segment.Frame) error) (*Found, error) {
+// read its own error; see segment.Verdicts. A start that is not in the log is ErrStart. With
+// readOnly segments are opened for reading.
+func Recover(dir disk.Dir, uuid [16]byte, start Start, known Known, readOnly bool, apply func(*segment.Frame) error) (*Found, error) {
 	r := &recovery{
-		Found: &Found{dir: dir, uuid: uuid, Promise: max(promise, start.Pos), Last: start.Last,
-			segments: make(map[uint32]*segment.Segment), broken: make(map[uint32]error), oldest: oldest},
-		apply: apply,
+		Found: &Found{dir: dir, uuid: uuid, Promise: max(known.Promise, start.Pos),
+			segments: make(map[uint32]*segment.Segment), broken: make(map[uint32]error)},
+		apply: apply, said: slices.Clone(known.Said),
 	}
 	err := r.open(start, !readOnly)
 	if err == nil {
@@ -111,16 +102,35 @@ func (r *recovery) open(start Start, write bool) error {
 		}
 		r.segments[n] = s
 	}
-	if r.segments[first] == nil {
+	if r.segments[first] == nil && start.Pos == 0 {
 		return &segment.CorruptError{Segment: first, File: segment.Name(first), Reason: "the segment in which replay begins is missing"}
 	}
 	return nil
 }
 
-// Keep says which of the segments before the oldest replay hold something live. The others
-// are dead, whatever is in them: such files come back after power cuts. One that is needed and
-// is not valid, or not there, is an error.
-func (f *Found) Keep(live map[uint32]struct{}) error {
+// Dead reports whether Keep would find any segment dead.
+func (f *Found) Dead(oldest uint32, live map[uint32]struct{}) bool {
+	dead := func(n uint32) bool {
+		_, ok := live[n]
+		return !ok && n < oldest
+	}
+	for n := range f.broken {
+		if dead(n) {
+			return true
+		}
+	}
+	for n := range f.segments {
+		if dead(n) {
+			return true
+		}
+	}
+	return false
+}
+
+// Keep says in which segment the oldest replay starts that must stay possible, and which of
+// those before it hold something live. The others are dead, whatever is in them: such files
+// come back after power cuts. One that is needed and is not valid, or not there, is an error.
+func (f *Found) Keep(oldest uint32, live map[uint32]struct{}) error {
 	for n := range live {
 		if err := f.broken[n]; err != nil {
 			return err
@@ -130,12 +140,12 @@ func (f *Found) Keep(live map[uint32]struct{}) error {
 		}
 	}
 	for n := range f.broken {
-		if n < f.oldest {
+		if n < oldest {
 			f.dead = append(f.dead, n)
 		}
 	}
 	for n, s := range f.segments {
-		if _, ok := live[n]; ok || n >= f.oldest {
+		if _, ok := live[n]; ok || n >= oldest {
 			continue
 		}
 		delete(f.segments, n)
@@ -156,15 +166,17 @@ func (f *Found) Need(number uint32) error {
 }
 
 func (r *recovery) replay(start Start) error {
-	number, off, prev := start.Pos.Segment(), start.Pos.Offset(), start.Last
+	number, off := start.Pos.Segment(), start.Pos.Offset()
 	if start.Pos == 0 {
 		number = 1
 		off = r.segments[1].First()
 	} else {
-		if err := r.verifyStart(start); err != nil {
+		var err error
+		if r.Last, err = r.Holds(start); err != nil {
 			return err
 		}
 	}
+	prev := r.Last
 	for {
 		s := r.segments[number]
 		stop, err := s.Scan(off, prev, func(f *segment.Frame) error {
@@ -182,30 +194,6 @@ func (r *recovery) replay(start Start) error {
 		}
 		return r.finish(s, stop)
 	}
-}
-
-// verifyStart checks that the frame a checkpoint ends with is the one in the log.
-func (r *recovery) verifyStart(start Start) error {
-	s, last := r.segments[start.Pos.Segment()], start.Last.Pos
-	if s == nil {
-		return &segment.CorruptError{Segment: start.Pos.Segment(), File: segment.Name(start.Pos.Segment()), Reason: "a checkpoint's position is in no segment"}
-	}
-	if last.Segment() != s.Number || last.Offset() < s.First() || last.Offset() > s.Size-segment.FrameHeaderSize {
-		return r.corrupt(s, start.Pos, "the checkpoint's last frame is not in its segment")
-	}
-	b := make([]byte, segment.FrameHeaderSize)
-	if _, err := s.File.ReadAt(b, last.Offset()); err != nil {
-		return fmt.Errorf("reading the frame at %v: %w", last, err)
-	}
-	h, ok, err := segment.DecodeFrameHeader(&s.Header, last.Offset(), b)
-	if err != nil {
-		return err
-	}
-	if !ok || h.CRC != start.Last.CRC || h.End() != start.Pos || h.Kind == segment.Seal {
-		return r.corrupt(s, last, "the log does not hold the frame that the checkpoint ends with")
-	}
-	r.Last = h
-	return nil
 }
 
 func (r *recovery) corrupt(s *segment.Segment, pos segment.Pos, reason string) error {
@@ -230,9 +218,8 @@ func (r *recovery) frame(s *segment.Segment, f *segment.Frame) error {
 		}
 	}
 	r.held = append(r.held, held{s, *f})
-	if f.Promise > r.Promise {
-		r.Promise = f.Promise
-	}
+	r.Promise = max(r.Promise, f.Promise)
+	r.hear(f)
 	return r.settle()
 }
 
@@ -290,10 +277,11 @@ func (r *recovery) finish(s *segment.Segment, stop segment.Stop) error {
 	if err != nil {
 		return err
 	}
+	place := segment.MakePos(s.Number, stop.Off)
+	r.believe(place)
 	if err := r.settle(); err != nil {
 		return err
 	}
-	place := segment.MakePos(s.Number, stop.Off)
 	switch segment.Judge(stop.Finding, place < r.Promise) {
 	case segment.Corrupt:
 		return r.corrupt(s, place, fmt.Sprintf("no valid frame, yet the log was durable through %v", r.Promise))

@@ -78,11 +78,18 @@ type recovered struct {
 	*Found
 	headers []segment.FrameHeader
 	ids     []uint64 // of the messages
+	oldest  uint32   // for Keep
 }
 
+func (r *recovered) Keep(live map[uint32]struct{}) error { return r.Found.Keep(r.oldest, live) }
+
 func (r *rig) recover(start Start, oldest uint32, promise segment.Pos) (*recovered, error) {
-	rec := &recovered{}
-	found, err := Recover(r.dir, testUUID, start, oldest, promise, false, func(f *segment.Frame) error {
+	return r.recoverKnowing(start, oldest, Known{Promise: promise})
+}
+
+func (r *rig) recoverKnowing(start Start, oldest uint32, known Known) (*recovered, error) {
+	rec := &recovered{oldest: oldest}
+	found, err := Recover(r.dir, testUUID, start, known, false, func(f *segment.Frame) error {
 		rec.headers = append(rec.headers, f.FrameHeader)
 		return f.ForEach(func(_ segment.Pos, rec2 segment.Record) error {
 			if rec2.Kind() == segment.KindEnqueue {

@@ -58,8 +58,6 @@ func (f *foldState) init(s *Store, r *recovered) {
 	f.s, f.newest, f.older = s, r.newest, r.older
 	f.wake = make(chan struct{}, 1)
 	f.grown.Store(r.found.ReplayedBytes)
-	// Whether the older one is still whole was not looked at: until the next fold has made a
-	// newer one, nothing is recycled on its word.
 	f.note(segment.NumberMax) // streams of an earlier opening are garbage
 	f.grew(0)
 }
@@ -148,6 +146,11 @@ func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 	}
 	start := f.grown.Load()
 	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to)
+	if errors.Is(err, segment.ErrCorrupt) && f.older != nil {
+		// It may have decayed since the store was opened. What the older one needs is there still.
+		f.s.opt.Logger.Warn("folding from the older checkpoint", "err", err)
+		c, err = checkpoint.Publish(f.s.dir, f.older, f.s.log, f.s.uuid, to)
+	}
 	if err != nil {
 		return fmt.Errorf("checkpoint at %v: %w", to, err)
 	}
@@ -181,9 +184,28 @@ func (f *foldState) removeOthers() error {
 	return errors.Join(errs...)
 }
 
+// readBack reads what an earlier run left back from the device: Plan goes by two checkpoints
+// of which both were. Where one can't be read nothing is recycled, and it goes when
+// two newer ones are there.
+func (f *foldState) readBack() bool {
+	for _, c := range []*checkpoint.File{f.older, f.newest} {
+		if c == nil || c.Verified() {
+			continue
+		}
+		if err := c.Check(true); err != nil {
+			f.s.opt.Logger.Warn("nothing is recycled until there is another checkpoint", "err", err)
+			return false
+		}
+	}
+	return true
+}
+
 // recycle takes dead segments out of the log.
 func (s *Store) recycle() error {
 	f := &s.folds
+	if !f.readBack() {
+		return nil
+	}
 	f.mu.Lock()
 	newer, older, streams := f.sumNew, f.sumOld, f.streams
 	f.mu.Unlock()

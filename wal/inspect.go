@@ -447,7 +447,7 @@ func (v *verifier) older(d disk.Dir, r *recovered) error {
 		return nil
 	}
 	o := &recovered{dir: d, uuid: r.uuid, claims: r.claims}
-	if err := o.replay(r.older, r.older.Pos.Segment(), r.found.Promise, true); err != nil {
+	if err := o.replay(r.older, true); err != nil {
 		if errors.Is(err, errUnusable) {
 			return nil // found by Check
 		}
