@@ -23,8 +23,9 @@ import (
 //	extents                   uvarint count; each: position u64, weight uvarint, kind u8, first uvarint, CRC u32
 //	recipient count           uvarint
 //	runs of equal recipients until all are there: length uvarint (only with more than one), then
-//	  queue                   uvarint
-//	  standing and flags      u8: bits 0-1 standing, 2-4 flags, 5 attempts, 6 time, 7 note
+//	  standing and flags      u8: bits 0-1 standing, 2-4 flags, 5 attempts, 6 time, 7 note; of a
+//	                          used one neither flags nor time nor note
+//	  queue                   uvarint, unless used
 //	  reason                  u8, only if used
 //	  attempts uvarint, not before varint, note (length uvarint, bytes)
 const (
@@ -121,7 +122,6 @@ func sameRecipient(a, b *state.EntryRecipient) bool {
 }
 
 func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint64) []byte {
-	b = binary.AppendUvarint(b, queue(r.Queue))
 	s := byte(r.Standing) | r.Flags<<flagShift
 	if r.Attempts != 0 {
 		s |= rcptAttempts
@@ -135,6 +135,8 @@ func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint6
 	b = append(b, s)
 	if r.Standing == state.Used {
 		b = append(b, byte(r.Reason))
+	} else {
+		b = binary.AppendUvarint(b, queue(r.Queue))
 	}
 	if r.Attempts != 0 {
 		b = binary.AppendUvarint(b, uint64(r.Attempts))
@@ -273,7 +275,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 			run = c.uvarint()
 		}
 		r := decodeRecipient(c)
-		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || uint64(r.Queue) >= queues {
+		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || r.Standing != state.Used && uint64(r.Queue) >= queues {
 			return errEntry
 		}
 		alive = alive || r.Standing != state.Used
@@ -288,12 +290,14 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 }
 
 func decodeRecipient(c *cursor) (r state.EntryRecipient) {
-	q := c.upTo(math.MaxUint32)
 	s := c.byte()
 	r.Standing, r.Flags = state.Standing(s&standingMask), s>>flagShift&flagMask
 	if r.Standing == state.Used {
 		r.Reason = mailq.Result(c.byte())
-		c.bad = c.bad || !r.Reason.IsUsed()
+		// Nothing else is left of it, and it keeps no queue.
+		c.bad = c.bad || !r.Reason.IsUsed() || s&(flagMask<<flagShift|rcptTime|rcptNote) != 0
+	} else {
+		r.Queue = uint32(c.upTo(math.MaxUint32))
 	}
 	if s&rcptAttempts != 0 {
 		r.Attempts = uint16(c.upTo(segment.AttemptsMax))
@@ -307,6 +311,5 @@ func decodeRecipient(c *cursor) (r state.EntryRecipient) {
 		c.bad = c.bad || n > mailq.NoteMax
 	}
 	c.bad = c.bad || r.Standing > state.Used
-	r.Queue = uint32(q)
 	return r
 }

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"reflect"
@@ -19,6 +20,9 @@ func genRecipient(queues int) *rapid.Generator[state.EntryRecipient] {
 		r.Standing = state.Standing(rapid.IntRange(0, int(state.Used)).Draw(t, "standing"))
 		if r.Standing == state.Used {
 			r.Reason = rapid.SampledFrom([]mailq.Result{mailq.Delivered, mailq.Failed, mailq.Expired, mailq.Removed, mailq.Replaced}).Draw(t, "reason")
+			r.Attempts = rapid.Uint16().Draw(t, "attempts")
+			r.Queue = 0
+			return r
 		}
 		r.Flags = rapid.Uint8Range(0, flagMask).Draw(t, "flags")
 		r.Attempts = rapid.Uint16().Draw(t, "attempts")
@@ -118,26 +122,35 @@ func entryBytes(change func(e *state.Entry)) []byte {
 // What no writer writes is refused.
 func TestEntryMalformed(t *testing.T) {
 	plain := entryBytes(nil)
-	shapeAt := len(plain) - 3 // shape, queue, standing
+	shapeAt := len(plain) - 3 // shape, standing, queue
 	with := func(b []byte, at int, v ...byte) []byte {
 		return append(append(append([]byte{}, b[:at]...), v...), b[at+1:]...)
 	}
 	max64 := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}
 	huge := func(b []byte, at int) []byte { return with(b, at, max64...) }
+	used := func(r mailq.Result) []byte { return with(with(plain, shapeAt+1, byte(state.Used)), shapeAt+2, byte(r)) }
+	other := func(b ...byte) []byte { // and one that is alive
+		return append(append(append(bytes.Clone(plain[:shapeAt]), shapeMany, 2, 1), b...), 1, 0, 0)
+	}
 	many := entryBytes(func(e *state.Entry) { e.Rcpts = make([]state.EntryRecipient, 3) })
 	extents := entryBytes(func(e *state.Entry) { e.Extents = make([]state.Extent, 1) })
 	note := entryBytes(func(e *state.Entry) { e.Rcpts[0].Note = []byte("n") })
+	if err := decodeEntry(&cursor{b: other(byte(state.Used), byte(mailq.Delivered))}, &delta{}, new(state.Entry), 1); err != nil {
+		t.Errorf("one used, one not: %v", err)
+	}
 	for name, b := range map[string][]byte{
 		"nothing":                     {},
 		"no ID":                       with(plain, 0, 0),
 		"an unknown shape":            with(plain, shapeAt, 0x40),
 		"another unknown shape":       with(plain, shapeAt, 0x80),
-		"a queue that is not there":   with(plain, shapeAt+1, 1),
-		"a queue of 2^64-1":           huge(plain, shapeAt+1),
-		"a standing of no name":       with(plain, shapeAt+2, 3),
-		"used for no reason":          append(with(plain, shapeAt+2, byte(state.Used)), 0),
-		"used, deferred":              append(with(plain, shapeAt+2, byte(state.Used)), byte(mailq.Deferred)),
-		"all of them used":            append(with(plain, shapeAt+2, byte(state.Used)), byte(mailq.Delivered)),
+		"a queue that is not there":   with(plain, shapeAt+2, 1),
+		"a queue of 2^64-1":           huge(plain, shapeAt+2),
+		"a standing of no name":       with(plain, shapeAt+1, 3),
+		"used for no reason":          used(0),
+		"used, deferred":              used(mailq.Deferred),
+		"all of them used":            used(mailq.Delivered),
+		"one used, with a time":       other(byte(state.Used)|rcptTime, byte(mailq.Delivered), 2),
+		"one used, in doubt":          other(byte(state.Used)|state.InDoubt<<flagShift, byte(mailq.Delivered)),
 		"a varint of eleven bytes":    append(append([]byte{}, max64[:9]...), 0xff, 0xff, 1),
 		"extents, and none":           with(extents, shapeAt+1, 0),
 		"extents, 2^64-1 of them":     huge(extents, shapeAt+1),

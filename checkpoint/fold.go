@@ -102,7 +102,11 @@ func (f *fold) touches(e *state.Entry) bool {
 	}
 	if len(f.flushed) > 0 {
 		for i := range e.Rcpts {
-			if _, ok := f.flushed[f.base.names[e.Rcpts[i].Queue]]; ok {
+			r := &e.Rcpts[i]
+			if r.Standing == state.Used {
+				continue
+			}
+			if _, ok := f.flushed[f.base.names[r.Queue]]; ok {
 				return true
 			}
 		}

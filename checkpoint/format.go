@@ -14,7 +14,7 @@
 //
 //	header, 512 bytes
 //	    0  magic "MTAWALCP"
-//	    8  version u32                 1
+//	    8  version u32                 2
 //	   12  incompatible features u32   an unknown bit: ErrVersion
 //	   16  store UUID [16]
 //	   32  position u64                the state is that behind the frame ending here
@@ -37,8 +37,8 @@
 // Sections, in this order, all of them present:
 //
 //	1 messages   sorted by ID; see entry.go
-//	2 queues     in the order in which messages name them first, then those that have
-//	             a state but no message, by name: name length uvarint, name, mode u8, doubt u8,
+//	2 queues     in the order in which recipients that are not used name them first, then
+//	             those that have a state but none of these, by name: name length uvarint, name, mode u8, doubt u8,
 //	             delay varint, all of them known
 //	3 keys       oldest first: length uvarint, key, ID uvarint, at varint
 //	4 segments   sorted by number: number uvarint, messages uvarint, bytes uvarint that
@@ -62,7 +62,7 @@ import (
 const (
 	headerMagic = "MTAWALCP"
 	footerMagic = "MTAWALCE"
-	version     = 1
+	version     = 2
 	headerSize  = 512
 	footerSize  = 16
 

@@ -54,9 +54,9 @@ func goldenTable() *state.Table {
 	return t
 }
 
-var goldenFile = filepath.Join("testdata", "golden", "v1.ckpt")
+var goldenFile = filepath.Join("testdata", "golden", "v2.ckpt")
 
-// The format does not change: a file of the first version reads as what it was, and
+// The format does not change: a file of this version reads as what it was, and
 // writing that makes the same file.
 func TestGolden(t *testing.T) {
 	want := encoded(t, goldenTable(), 123456)
@@ -220,7 +220,7 @@ func TestOpenOthers(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"of a later version":    header(func(b []byte) { b[8] = 2 }),
+		"of a later version":    header(func(b []byte) { b[8] = version + 1 }),
 		"with unknown features": header(func(b []byte) { b[15] = 0x80 }),
 	} {
 		if err := r.all(b); !errors.Is(err, segment.ErrVersion) {

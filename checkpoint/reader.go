@@ -333,6 +333,9 @@ func (c *File) Load(t *state.Table) error {
 			t.Load(e)
 		}
 	})
+	for q := range t.Queues() {
+		t.ForgetQueue(uint32(q)) // no writer names one that holds nothing
+	}
 	return errors.Join(err, <-sum)
 }
 

@@ -211,7 +211,7 @@ func tableInfo(t *state.Table, uuid [16]byte, logBytes int64) *Info {
 func ownQueues(t *state.Table) []NamedQueue {
 	var list []NamedQueue
 	for q := range t.Queues() {
-		if e := t.Queue(uint32(q)); e.State != (mailq.QueueState{}) {
+		if e := t.Queue(uint32(q)); e != nil && e.State != (mailq.QueueState{}) {
 			list = append(list, NamedQueue{e.Name, e.State})
 		}
 	}

@@ -53,7 +53,8 @@ type Store interface {
 	Entries(ctx context.Context, f Filter) iter.Seq2[Entry, error]
 
 	// Queues lists the queues that hold something or have a state of their own,
-	// by name.
+	// by name. Others are not there: when the last recipient of a queue
+	// is used, and it has no state, it is forgotten. Weakly consistent, as Entries.
 	Queues(ctx context.Context) iter.Seq2[QueueInfo, error]
 
 	// Admit says whether an Enqueue of a body of that size would be refused

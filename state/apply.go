@@ -40,12 +40,7 @@ func (t *Table) Apply(pos segment.Pos, r segment.Record) error {
 	case segment.KindRecipients:
 		return t.applyRecipients(pos, r)
 	case segment.KindQueue:
-		name, s := r.Queue()
-		q := t.QueueNumber(name)
-		t.queues[q].State = s
-		if t.Observer != nil {
-			t.Observer.QueueChanged(q)
-		}
+		t.applyQueue(r)
 	case segment.KindFlush:
 		t.applyFlush(r)
 	case segment.KindForget:
@@ -60,6 +55,17 @@ func (t *Table) Apply(pos segment.Pos, r segment.Record) error {
 		// A chunk is garbage until an Enqueue names it. A Seal is about files.
 	}
 	return nil
+}
+
+func (t *Table) applyQueue(r segment.Record) {
+	name, s := r.Queue()
+	q := t.QueueNumber(name)
+	was := t.queues[q].State
+	t.queues[q].State = s
+	if t.Observer != nil {
+		t.Observer.QueueChanged(q, was)
+	}
+	t.ForgetQueue(q)
 }
 
 func (t *Table) applyEnqueue(pos segment.Pos, r segment.Record) error {
@@ -102,7 +108,7 @@ func (t *Table) fill(slot uint32, first int, e *segment.RecipientList) {
 		q, notBefore := e.Route(i)
 		list[i].Queue = numbers[q]
 		t.queues[numbers[q]].Live++
-		t.setExtra(&list[i], notBefore, nil)
+		t.setExtra(Ref{slot, uint32(first + i)}, &list[i], notBefore, nil)
 	}
 	m.Live += uint32(n)
 	t.Counts.Enqueued += int64(n)
@@ -203,10 +209,16 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 		t.queues[r.Queue].Live--
 		t.countUsed(s.Result)
 	}
-	t.setExtra(r, due, note)
+	t.setExtra(ref, r, due, note)
+	if r.Standing == Used {
+		r.Queue = 0
+	}
 	t.Counts.InDoubt += int64(r.Flags&InDoubt) - int64(was.Flags&InDoubt)
 	if t.Observer != nil {
 		t.Observer.Changed(ref, was, wasDue)
+	}
+	if r.Standing == Used {
+		t.ForgetQueue(was.Queue)
 	}
 }
 
@@ -242,18 +254,17 @@ func (t *Table) applyAttempt(r segment.Record) {
 
 func (t *Table) applyFlush(r segment.Record) {
 	name, at := r.Flush()
-	q, ok := t.byName[string(name)]
+	q, ok := t.FindQueue(string(name))
 	if !ok {
 		return
 	}
-	t.ForEach(func(slot uint32) {
-		list := t.Recipients(slot)
-		for i := range list {
-			if e := &list[i]; e.Queue == q && e.Standing == Pending && t.NotBefore(e) > at {
-				t.setExtra(e, at, t.Note(e))
-			}
+	for i := t.queues[q].timed; i != 0; {
+		x := t.extras[i]
+		if r := t.Rcpt(x.ref); x.notBefore > at && r.Standing == Pending {
+			t.setExtra(x.ref, r, at, x.note)
 		}
-	})
+		i = x.next
+	}
 	if t.Observer != nil {
 		t.Observer.Flushed(q, at)
 	}

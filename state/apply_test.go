@@ -112,7 +112,20 @@ func (w *watcher) Dying(slot uint32) {
 	}
 }
 
-func (w *watcher) QueueChanged(uint32)   { w.queues++ }
+func (w *watcher) QueueChanged(uint32, mailq.QueueState) { w.queues++ }
+
+func (w *watcher) QueueGone(q uint32) {
+	e := w.table.Queue(q)
+	for ref, r := range w.known {
+		if r.Standing != Used && r.Queue == q {
+			w.bad("queue %q is gone with %v in it", e.Name, ref)
+		}
+	}
+	if e.Live != 0 || e.State != (mailq.QueueState{}) || e.timed != 0 {
+		w.bad("gone: %+v", *e)
+	}
+}
+
 func (w *watcher) Flushed(uint32, int64) { w.flush++ }
 
 // release drops a Ref that was held on a dead message.
@@ -194,14 +207,17 @@ func checkLoad(t *rapid.T, w *writer, table *Table) {
 	// Queues have other numbers in the next table.
 	next.QueueNumber([]byte("some other"))
 	for q := base.Queues() - 1; q >= 0; q-- {
-		e := base.Queue(uint32(q))
-		next.Queue(next.QueueNumber([]byte(e.Name))).State = e.State
+		if e := base.Queue(uint32(q)); e != nil {
+			next.Queue(next.QueueNumber([]byte(e.Name))).State = e.State
+		}
 	}
 	var e Entry
 	base.ForEach(func(slot uint32) {
 		base.Entry(slot, &e)
 		for i := range e.Rcpts {
-			e.Rcpts[i].Queue = next.QueueNumber([]byte(base.Queue(e.Rcpts[i].Queue).Name))
+			if r := &e.Rcpts[i]; r.Standing != Used {
+				r.Queue = next.QueueNumber([]byte(base.Queue(r.Queue).Name))
+			}
 		}
 		loaded := next.Load(&e)
 		var back Entry

@@ -60,17 +60,19 @@ func (t *Table) Load(e *Entry) uint32 {
 		r, s := &list[i], &e.Rcpts[i]
 		*r = s.Recipient
 		r.extra, r.Mem = 0, 0
+		if r.Standing == Used {
+			r.Queue = 0
+			continue
+		}
 		if s.NotBefore != 0 || s.Note != nil {
 			var note []byte
 			if s.Note != nil {
 				note = append([]byte{}, s.Note...)
 			}
-			t.setExtra(r, s.NotBefore, note)
+			t.setExtra(Ref{slot, uint32(i)}, r, s.NotBefore, note)
 		}
-		if r.Standing != Used {
-			m.Live++
-			t.queues[r.Queue].Live++
-		}
+		m.Live++
+		t.queues[r.Queue].Live++
 	}
 	return slot
 }

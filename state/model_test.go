@@ -209,8 +209,11 @@ func (m *model) diff(t *Table, counts bool) string {
 	}
 	for name, state := range m.queues {
 		q, ok := t.FindQueue(name)
-		if !ok {
-			return fmt.Sprintf("queue %q is missing", name)
+		if gone := live[name] == 0 && state == (mailq.QueueState{}); gone || !ok {
+			if ok || !gone {
+				return fmt.Sprintf("queue %q: in the table %v, gone %v", name, ok, gone)
+			}
+			continue
 		}
 		if e := t.Queue(q); e.Name != name || e.State != state || e.Live != live[name] {
 			return fmt.Sprintf("queue %q: %+v, want %+v with %d", name, *e, state, live[name])
@@ -262,8 +265,14 @@ func (g *modelMsg) diff(t *Table, slot uint32) string {
 		if r != &list[i] {
 			return fmt.Sprintf("recipient %d is found in two places", i)
 		}
+		queue := want.queue
+		if r.Standing != Used {
+			queue = t.Queue(r.Queue).Name
+		} else if r.Queue != 0 {
+			return fmt.Sprintf("recipient %d is used, in queue %d", i, r.Queue)
+		}
 		got := modelRcpt{
-			queue: t.Queue(r.Queue).Name, standing: r.Standing, reason: r.Reason, attempts: int(r.Attempts), due: t.NotBefore(r),
+			queue: queue, standing: r.Standing, reason: r.Reason, attempts: int(r.Attempts), due: t.NotBefore(r),
 			inDoubt: r.Flags&InDoubt != 0, started: r.Flags&Started != 0, deferred: r.Flags&Deferred != 0,
 		}
 		note, wantNote := t.Note(r), want.note

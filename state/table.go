@@ -1,6 +1,7 @@
 package state
 
 import (
+	"github.com/mtawal/mtawal/internal/shrink"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -26,7 +27,7 @@ const (
 // above the line come from the log; those below are the engine's, and Apply
 // leaves them alone.
 type Recipient struct {
-	Queue    uint32 // for Table.Queue
+	Queue    uint32 // for Table.Queue; 0 of a used one, which keeps no queue alive
 	extra    uint32 // index of its time and note; 0: none
 	Attempts uint16
 	Standing Standing
@@ -71,10 +72,12 @@ type Extent struct {
 	CRC    uint32 // KindChunk
 }
 
+// extra is what few recipients have. Those with a time are in a list of their queue.
 type extra struct {
-	notBefore int64
-	note      []byte // nil: the one in the log
-	next      uint32 // free list
+	notBefore  int64
+	note       []byte // nil: the one in the log
+	ref        Ref
+	next, prev uint32 // in the list of the queue, or of free ones
 }
 
 // list is the recipients of a message that has, or once had, more than one.
@@ -102,8 +105,11 @@ type Table struct {
 	// Observer, if set, is told of each change.
 	Observer Observer
 
-	slab     []*[slabSize]Message
-	free     uint32 // slot+1 of a free list through n
+	slab     []*[slabSize]Message // nil: given back, all of its slots are free
+	slabs    []slabUse
+	open     []uint32 // slabs that may have a free slot, the next to be used last
+	gone     []uint32 // slabs that were given back
+	idle     int      // slabs that are there and empty
 	messages int
 	index    index
 	multis   []list
@@ -112,9 +118,9 @@ type Table struct {
 	freeX    uint32
 	extents  map[uint64][]Extent
 
-	queues []Queue
-	byName map[string]uint32
-	freeQ  []uint32
+	queues []*Queue // nil: the number is free
+	byName shrink.Map[string, uint32]
+	freeQ  []uint32 // numbers that may be free
 
 	keys keyWindow
 }
@@ -129,11 +135,17 @@ type Counts struct {
 	UncleanOpens int64
 }
 
-// Queue is a queue by number.
+// Queue is a queue by number. It is in the table while a recipient that is not used is in
+// it, or it has a state of its own; behind the record that takes the last of that away it
+// is as if it had never been there. Numbers are used again. Nothing that is written
+// depends on them.
 type Queue struct {
 	Name  string
 	State mailq.QueueState
-	Live  int64 // recipients not used
+	Live  int64  // recipients not used
+	timed uint32 // first of the extras of those that have a time; 0: none
+
+	Engine any // the engine's own
 }
 
 // Ref names a recipient of the table for as long as its message is in it.
@@ -155,18 +167,17 @@ type Observer interface {
 	// Dying: the last recipient was used; the message is taken out of the index when
 	// this returns, and its slot is freed once no Ref of it is left.
 	Dying(slot uint32)
-	// QueueChanged: state of a queue.
-	QueueChanged(q uint32)
+	// QueueChanged: state of a queue; was is before.
+	QueueChanged(q uint32, was mailq.QueueState)
+	// QueueGone: the queue is about to be forgotten.
+	QueueGone(q uint32)
 	// Flushed: what is deferred in the queue, and due later than at, is due at.
 	Flushed(q uint32, at int64)
 }
 
 // NewTable returns the empty state.
 func NewTable() *Table {
-	return &Table{
-		extras: make([]extra, 1), // index 0 means none
-		byName: make(map[string]uint32),
-	}
+	return &Table{extras: make([]extra, 1)} // index 0 means none
 }
 
 // Messages is the number of messages with a recipient that is not used.
@@ -180,6 +191,16 @@ func (t *Table) Slots() uint32 { return uint32(len(t.slab) * slabSize) }
 
 // Find looks a message up.
 func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(id) }
+
+// Lives reports whether a slot holds a message with that ID, 0 for any, that is not dead.
+// The slot need not be one.
+func (t *Table) Lives(slot uint32, id uint64) bool {
+	if slot >= t.Slots() || t.slab[slot/slabSize] == nil {
+		return false
+	}
+	m := t.Msg(slot)
+	return m.Live > 0 && (id == 0 || m.ID == id)
+}
 
 // Len is the number of recipients that a message has, the used ones included.
 func (m *Message) Len() int { return int(m.n) }
@@ -229,16 +250,11 @@ func (t *Table) Extents(m *Message) []Extent {
 	return t.extents[m.ID]
 }
 
-func (t *Table) setExtra(r *Recipient, notBefore int64, note []byte) {
-	if notBefore == 0 && note == nil {
-		if r.extra != 0 {
-			t.extras[r.extra] = extra{next: t.freeX}
-			t.freeX = r.extra
-			r.extra = 0
-		}
-		return
-	}
+func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 	if r.extra == 0 {
+		if notBefore == 0 && note == nil {
+			return
+		}
 		if t.freeX != 0 {
 			r.extra = t.freeX
 			t.freeX = t.extras[r.extra].next
@@ -246,24 +262,109 @@ func (t *Table) setExtra(r *Recipient, notBefore int64, note []byte) {
 			r.extra = uint32(len(t.extras))
 			t.extras = append(t.extras, extra{})
 		}
+		t.extras[r.extra] = extra{ref: ref}
 	}
-	t.extras[r.extra] = extra{notBefore: notBefore, note: note}
+	x := &t.extras[r.extra]
+	if x.notBefore != 0 && notBefore == 0 {
+		t.unlist(r.Queue, x)
+	} else if x.notBefore == 0 && notBefore != 0 {
+		t.list(r.Queue, r.extra)
+	}
+	x.notBefore, x.note = notBefore, note
+	if notBefore == 0 && note == nil {
+		*x = extra{next: t.freeX}
+		t.freeX, r.extra = r.extra, 0
+	}
+}
+
+// list puts an extra into the list of its queue: what Flush goes through.
+func (t *Table) list(q, i uint32) {
+	first := &t.queues[q].timed
+	t.extras[i].next, t.extras[i].prev = *first, 0
+	if *first != 0 {
+		t.extras[*first].prev = i
+	}
+	*first = i
+}
+
+func (t *Table) unlist(q uint32, x *extra) {
+	if x.prev != 0 {
+		t.extras[x.prev].next = x.next
+	} else {
+		t.queues[q].timed = x.next
+	}
+	if x.next != 0 {
+		t.extras[x.next].prev = x.prev
+	}
+	x.next, x.prev = 0, 0
+}
+
+// slabUse is how a slab is used.
+type slabUse struct {
+	used uint16
+	free uint16 // index+1 of a list of free ones through n; 0: none
+}
+
+// slabsIdle is how many empty slabs are kept.
+const slabsIdle = 4
+
+// takeSlot returns a free slot.
+func (t *Table) takeSlot() uint32 {
+	for n := len(t.open); n > 0; n = len(t.open) {
+		i := t.open[n-1]
+		u := &t.slabs[i]
+		if u.free == 0 {
+			t.open = t.open[:n-1]
+			continue
+		}
+		slot := i*slabSize + uint32(u.free) - 1
+		if u.used == 0 {
+			t.idle--
+		}
+		u.free = uint16(t.Msg(slot).n)
+		u.used++
+		return slot
+	}
+	var i uint32
+	if n := len(t.gone); n > 0 {
+		i = t.gone[n-1]
+		t.gone = t.gone[:n-1]
+	} else {
+		i = uint32(len(t.slab))
+		t.slab, t.slabs = append(t.slab, nil), append(t.slabs, slabUse{})
+	}
+	s := new([slabSize]Message)
+	for j := range s {
+		s[j].n = uint32(j+2) % (slabSize + 1)
+	}
+	t.slab[i], t.slabs[i] = s, slabUse{free: 1}
+	t.open = append(t.open, i)
+	t.idle++
+	return t.takeSlot()
+}
+
+// freeSlot gives a slot back, and its slab where that is empty and there are others.
+func (t *Table) freeSlot(slot uint32) {
+	i := slot / slabSize
+	u := &t.slabs[i]
+	if u.free == 0 {
+		t.open = append(t.open, i)
+	}
+	*t.Msg(slot) = Message{n: uint32(u.free)}
+	u.free = uint16(slot%slabSize + 1)
+	if u.used--; u.used > 0 {
+		return
+	}
+	if t.idle++; t.idle > slabsIdle {
+		t.idle--
+		t.slab[i], u.free = nil, 0
+		t.gone = append(t.gone, i)
+	}
 }
 
 // newMessage takes a slot for a message with n recipients.
 func (t *Table) newMessage(id uint64, n int) uint32 {
-	var slot uint32
-	if t.free != 0 {
-		slot = t.free - 1
-		t.free = t.Msg(slot).n
-	} else {
-		slot = uint32(len(t.slab) * slabSize)
-		t.slab = append(t.slab, new([slabSize]Message))
-		for i := uint32(slabSize - 1); i > 0; i-- {
-			m := t.Msg(slot + i)
-			m.n, t.free = t.free, slot+i+1
-		}
-	}
+	slot := t.takeSlot()
 	m := t.Msg(slot)
 	*m = Message{ID: id}
 	t.resize(m, n)
@@ -341,47 +442,72 @@ func (t *Table) collect(slot uint32) {
 		t.multis[m.multi-1] = list{}
 		t.freeMany = append(t.freeMany, m.multi)
 	}
-	*m = Message{n: t.free}
-	t.free = slot + 1
+	t.freeSlot(slot)
 }
 
 // QueueNumber interns a queue name.
 func (t *Table) QueueNumber(name []byte) uint32 {
-	if q, ok := t.byName[string(name)]; ok {
+	if q, ok := t.byName.Get(string(name)); ok {
 		return q
 	}
-	var q uint32
-	if n := len(t.freeQ); n > 0 {
-		q = t.freeQ[n-1]
+	q := uint32(len(t.queues))
+	for n := len(t.freeQ); n > 0; n = len(t.freeQ) {
+		f := t.freeQ[n-1]
 		t.freeQ = t.freeQ[:n-1]
-		t.queues[q] = Queue{Name: string(name)}
-	} else {
-		q = uint32(len(t.queues))
-		t.queues = append(t.queues, Queue{Name: string(name)})
+		if int(f) < len(t.queues) && t.queues[f] == nil {
+			q = f
+			break
+		}
 	}
-	t.byName[t.queues[q].Name] = q
+	if int(q) == len(t.queues) {
+		t.queues = append(t.queues, nil)
+	}
+	e := &Queue{Name: string(name)}
+	t.queues[q] = e
+	t.byName.Put(e.Name, q)
 	return q
 }
 
 // FindQueue looks a queue up by name.
-func (t *Table) FindQueue(name string) (uint32, bool) {
-	q, ok := t.byName[name]
-	return q, ok
-}
+func (t *Table) FindQueue(name string) (uint32, bool) { return t.byName.Get(name) }
 
-// Queue is the queue with a number. The pointer is valid until a queue is added.
-func (t *Table) Queue(q uint32) *Queue { return &t.queues[q] }
+// Queue is the queue with a number, nil if none has it. The pointer is valid while the
+// queue is in the table.
+func (t *Table) Queue(q uint32) *Queue { return t.queues[q] }
 
 // Queues is one more than the highest number of a queue.
 func (t *Table) Queues() int { return len(t.queues) }
 
-// ForgetQueue gives the number of a queue back. The queue must be empty and
-// without a state of its own; then it is as if it had never been there.
+// ForgetQueue gives the number of a queue back if nothing is left of it: no recipient, and
+// no state of its own. Apply does so itself.
 func (t *Table) ForgetQueue(q uint32) {
-	if e := &t.queues[q]; e.Live == 0 && e.State == (mailq.QueueState{}) && e.Name != "" {
-		delete(t.byName, e.Name)
-		*e = Queue{}
-		t.freeQ = append(t.freeQ, q)
+	if int(q) >= len(t.queues) || t.queues[q] == nil {
+		return
+	}
+	e := t.queues[q]
+	if e.Live != 0 || e.State != (mailq.QueueState{}) {
+		return
+	}
+	if t.Observer != nil {
+		t.Observer.QueueGone(q)
+	}
+	t.byName.Delete(e.Name)
+	t.queues[q] = nil
+	t.freeQ = append(t.freeQ, q)
+	// Memory follows the number of queues, not the most there ever were.
+	n := len(t.queues)
+	for n > 0 && t.queues[n-1] == nil {
+		n--
+	}
+	if t.queues = t.queues[:n]; n < cap(t.queues)/4 && cap(t.queues) > 1024 {
+		t.queues = append(make([]*Queue, 0, 2*n), t.queues...)
+		free := t.freeQ
+		t.freeQ = nil
+		for _, f := range free {
+			if int(f) < n {
+				t.freeQ = append(t.freeQ, f)
+			}
+		}
 	}
 }
 
@@ -398,6 +524,9 @@ func (t *Table) ForEachExtent(fn func(*Extent)) {
 // where a checkpoint was loaded and nothing died since.
 func (t *Table) ForEach(fn func(slot uint32)) {
 	for i, chunk := range t.slab {
+		if chunk == nil {
+			continue
+		}
 		for j := range chunk {
 			if chunk[j].Live > 0 {
 				fn(uint32(i*slabSize + j))

@@ -360,6 +360,9 @@ func (c *claim) read() (*Delivery, error) {
 	defer s.mu.Unlock()
 	d.Queue = c.q.name
 	for i := range d.Recipients {
+		if c.open == 0 {
+			break // nothing keeps the slot any more
+		}
 		r := s.table.Rcpt(state.Ref{Slot: c.slot, Index: uint32(d.Recipients[i].Index)})
 		d.Recipients[i].Attempts = int(r.Attempts)
 		d.Recipients[i].InDoubt = r.Flags&state.InDoubt != 0
@@ -384,7 +387,7 @@ func (s *Store) setAside(c *claim, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opt.Logger.Error("a message is damaged and set aside", "id", ID(c.id).String(), "err", err)
-	if m := s.table.Msg(c.slot); m.ID == c.id && m.Live > 0 {
+	if s.table.Lives(c.slot, c.id) {
 		s.damaged[c.id] = err
 		list := s.table.Recipients(c.slot)
 		for i := range list {

@@ -333,7 +333,7 @@ func (s *Store) letGo(c *claim, r *claimRcpt, now int64) {
 	rc := s.table.Rcpt(ref)
 	was := classOf(rc)
 	rc.Mem &^= memClaimed
-	q := s.queue(rc.Queue)
+	q := c.q
 	s.count(q, was, classOf(rc))
 	if rc.Standing != state.Used {
 		s.settleDown(q, ref, rc, now)

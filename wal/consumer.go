@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/shrink"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/state"
 )
@@ -26,7 +27,7 @@ type consumer struct {
 	s      *Store
 	opt    ConsumerOptions
 	exact  map[string]struct{} // queues that it names
-	groups map[string]*site
+	groups shrink.Map[string, *site]
 	names  map[string]string // of groups, by queue, where SetGroup gave one
 	turns  ring[site]        // those that have something and are not blocked
 	pauses pauseHeap
@@ -75,7 +76,7 @@ func (s *Store) newConsumer(o ConsumerOptions) (*consumer, error) {
 	if o.MaxRecipients == 0 {
 		o.MaxRecipients = maxRecipientsPer
 	}
-	c := &consumer{s: s, opt: o, exact: make(map[string]struct{}), groups: make(map[string]*site), names: make(map[string]string), wake: make(chan struct{}, 1)}
+	c := &consumer{s: s, opt: o, exact: make(map[string]struct{}), names: make(map[string]string), wake: make(chan struct{}, 1)}
 	c.lapsed = site{c: c, pauseAt: -1}
 	for _, n := range o.Queues {
 		c.exact[n] = struct{}{}
@@ -136,8 +137,8 @@ func (s *Store) unregister(c *consumer) {
 // goes meanwhile may be missed.
 func (s *Store) eachQueue(fn func(q *queue)) {
 	const step = 1024
-	for n := 0; n < len(s.sched.queues); n++ {
-		if q := s.sched.queues[n]; q != nil {
+	for n := 0; n < s.table.Queues(); n++ {
+		if q := s.known(n); q != nil {
 			fn(q)
 		}
 		if n%step == step-1 {
@@ -276,7 +277,7 @@ func (c *consumer) takeOf(name string, now int64) *claim {
 		return nil
 	}
 	q := c.s.queue(n)
-	if q.sub(c) == nil || !c.s.handsOut(q) {
+	if q.sub(c) == nil || !q.active {
 		return nil
 	}
 	g := c.groupFor(name)

@@ -177,7 +177,7 @@ func (in *Inspection) queues(r *recovered, now time.Time) error {
 	t := r.table
 	by := make(map[uint32]*QueueInfo)
 	for n := range t.Queues() {
-		if q := t.Queue(uint32(n)); q.Name != "" && q.State != (QueueState{}) {
+		if q := t.Queue(uint32(n)); q != nil && q.State != (QueueState{}) {
 			by[uint32(n)] = &QueueInfo{Name: q.Name, State: q.State}
 		}
 	}
@@ -199,7 +199,7 @@ func (in *Inspection) queues(r *recovered, now time.Time) error {
 			switch {
 			case rc.Standing == state.Held:
 				q.Held++
-			case t.NotBefore(rc) > now.UnixNano():
+			case t.NotBefore(rc) > now.UnixNano() && (m.Expires == 0 || m.ExpiresAt() > now.UnixNano()):
 				q.Deferred++
 			default:
 				q.Pending++
@@ -436,8 +436,13 @@ func (v *verifier) invariants(r *recovered) {
 	same("in doubt", t.Counts.InDoubt, doubt)
 	same("weight", t.Counts.Weight, weight)
 	same("messages", int64(t.Messages()), int64(messages))
-	for q, n := range queues {
-		same("queue "+t.Queue(q).Name, t.Queue(q).Live, n)
+	for n := range t.Queues() {
+		if q := t.Queue(uint32(n)); q != nil {
+			same("queue "+q.Name, q.Live, queues[uint32(n)])
+			if q.Live == 0 && q.State == (QueueState{}) {
+				v.add(Finding{What: "queue " + q.Name + ": it is empty and still there"})
+			}
+		}
 	}
 }
 

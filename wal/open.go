@@ -263,7 +263,11 @@ func b2i(b bool) int {
 // buildQueues fills the scheduler from the table, in the order of commits.
 func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
-	s.countSuspended()
+	for n := range s.table.Queues() {
+		if q := s.table.Queue(uint32(n)); q != nil && q.State.Mode == mailq.Suspended {
+			s.suspended++
+		}
+	}
 	slots := make([]uint32, 0, s.table.Messages())
 	sorted, last := true, uint64(0)
 	s.table.ForEach(func(slot uint32) {
@@ -296,8 +300,8 @@ func (s *Store) buildQueues() {
 		}
 	}
 	s.sched.bulk = false
-	for _, q := range s.sched.queues {
-		if q != nil {
+	for n := range s.table.Queues() {
+		if q := s.known(n); q != nil {
 			q.due.heapify()
 			s.sched.timers.fix(q)
 		}

@@ -11,6 +11,7 @@ import (
 // recipient has moved on are dropped when they come up, or when they are the most of them.
 type queue struct {
 	number  uint32
+	active  bool  // its mode lets its mail go
 	skipped uint8 // claims since one was of the oldest, whatever its priority
 	name    string
 	lanes   []lane // the highest priority first; an empty one goes, unless it is the only one

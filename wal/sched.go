@@ -51,7 +51,6 @@ func classOf(r *state.Recipient) class {
 // scheduler knows what is due in which queue. Everything in it is under Store.mu, and
 // derived: it is rebuilt from the table at open.
 type scheduler struct {
-	queues []*queue // by the table's queue number
 	timers timerHeap
 	counts [classes]int64
 	doubt  int64
@@ -75,16 +74,24 @@ type dueEntry struct {
 
 // queue returns the queue with a number, making it where it is new.
 func (s *Store) queue(n uint32) *queue {
-	for int(n) >= len(s.sched.queues) {
-		s.sched.queues = append(s.sched.queues, nil)
-	}
-	q := s.sched.queues[n]
-	if q == nil {
-		q = &queue{number: n, timer: -1, name: s.table.Queue(n).Name}
-		s.sched.queues[n] = q
+	e := s.table.Queue(n)
+	if e.Engine == nil {
+		q := &queue{number: n, timer: -1, name: e.Name, active: e.State.Mode == mailq.Active}
+		e.Engine = q
 		s.subscribeAll(q)
 	}
-	return q
+	return e.Engine.(*queue)
+}
+
+// known is the queue with a number, nil if there is none.
+func (s *Store) known(n int) *queue {
+	if n >= s.table.Queues() {
+		return nil
+	}
+	if e := s.table.Queue(uint32(n)); e != nil && e.Engine != nil {
+		return e.Engine.(*queue)
+	}
+	return nil
 }
 
 // count moves a recipient from one class to another.
@@ -226,7 +233,7 @@ func (s *Store) Added(slot uint32, first, n int) {
 // Changed implements state.Observer.
 func (s *Store) Changed(ref state.Ref, was state.Recipient, due int64) {
 	r := s.table.Rcpt(ref)
-	q := s.queue(r.Queue)
+	q := s.queue(was.Queue)
 	if s.table.NotBefore(r) != due {
 		// Whoever puts off what has expired means it: else a bounce that the store has no
 		// room for would be asked for without a pause.
@@ -257,18 +264,38 @@ func (s *Store) Moved(uint32, segment.Pos, segment.Pos, int64) {}
 func (s *Store) Dying(slot uint32) { delete(s.damaged, s.table.Msg(slot).ID) }
 
 // QueueChanged implements state.Observer.
-func (s *Store) QueueChanged(n uint32) {
-	s.countSuspended()
-	s.offer(s.queue(n))
+func (s *Store) QueueChanged(n uint32, was mailq.QueueState) {
+	is := s.table.Queue(n).State.Mode
+	s.suspended += b2i(is == mailq.Suspended) - b2i(was.Mode == mailq.Suspended)
+	q := s.queue(n)
+	q.active = is == mailq.Active
+	s.offer(q)
 }
 
-func (s *Store) countSuspended() {
-	s.suspended = 0
-	for n := range s.table.Queues() {
-		if s.table.Queue(uint32(n)).State.Mode == mailq.Suspended {
-			s.suspended++
-		}
+// QueueGone implements state.Observer. Nobody has anything of the queue in hand: its
+// recipients are used, and that ends claims. What few entries are left name those.
+func (s *Store) QueueGone(n uint32) {
+	q := s.known(int(n))
+	if q == nil {
+		return
 	}
+	drop := func(ref state.Ref) bool {
+		s.table.Unref(ref.Slot)
+		return false
+	}
+	for i := range q.lanes {
+		q.lanes[i].filter(drop)
+	}
+	if q.lapsed != nil {
+		q.lapsed.filter(drop)
+	}
+	for _, e := range q.due {
+		s.table.Unref(e.ref.Slot)
+	}
+	q.lanes, q.lapsed, q.entries, q.due, q.lapse = nil, nil, 0, nil, 0
+	s.setTimer(q)
+	s.offer(q)
+	q.subs = nil
 }
 
 // Flushed implements state.Observer.
@@ -284,11 +311,6 @@ func (s *Store) Flushed(n uint32, at int64) {
 		}
 		s.table.Unref(e.ref.Slot)
 	}
-}
-
-// handsOut reports whether a queue's mode lets its mail go.
-func (s *Store) handsOut(q *queue) bool {
-	return s.table.Queue(q.number).State.Mode == mailq.Active
 }
 
 // clock moves what becomes due while no consumer asks.

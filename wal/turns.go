@@ -28,9 +28,8 @@ type subscription struct {
 
 // offer brings the turns of a queue up to date with what it has.
 func (s *Store) offer(q *queue) {
-	active := s.handsOut(q)
 	for _, sub := range q.subs {
-		sub.update(active && q.entries > 0, active && q.lapsed != nil)
+		sub.update(q.active && q.entries > 0, q.active && q.lapsed != nil)
 	}
 }
 
@@ -69,7 +68,7 @@ func (g *site) update() {
 		c.turns.remove(&g.turn)
 	}
 	if g.subs.n == 0 && g.out == 0 && g.limit == 0 && g.until == 0 && g != &c.lapsed {
-		delete(c.groups, g.name)
+		c.groups.Delete(g.name)
 	}
 }
 
@@ -97,10 +96,10 @@ func (c *consumer) groupName(queue string) string {
 func (c *consumer) groupFor(queue string) *site { return c.group(c.groupName(queue)) }
 
 func (c *consumer) group(name string) *site {
-	g := c.groups[name]
-	if g == nil {
+	g, ok := c.groups.Get(name)
+	if !ok {
 		g = &site{c: c, name: name, pauseAt: -1}
-		c.groups[name] = g
+		c.groups.Put(name, g)
 	}
 	return g
 }
@@ -185,8 +184,7 @@ func (s *Store) subscribe(q *queue, c *consumer) {
 	}
 	sub := &subscription{c: c, q: q}
 	q.subs = append(q.subs, sub)
-	active := s.handsOut(q)
-	sub.update(active && q.entries > 0, active && q.lapsed != nil)
+	sub.update(q.active && q.entries > 0, q.active && q.lapsed != nil)
 }
 
 func (s *Store) unsubscribe(q *queue, c *consumer) {

@@ -3,6 +3,7 @@ package wal
 import (
 	"context"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func (o *oldest) at(t *state.Table, now time.Time) time.Time {
 	if t.Messages() == 0 {
 		return time.Time{}
 	}
-	dead := o.slot >= t.Slots() || t.Msg(o.slot).ID != o.id || t.Msg(o.slot).Live == 0
+	dead := !t.Lives(o.slot, o.id) || o.id == 0
 	if dead && (o.id == 0 || now.Sub(o.looked) >= time.Second) {
 		o.looked, o.id = now, 0
 		first := uint64(1<<64 - 1)
@@ -169,8 +170,8 @@ func (s *Store) collect(f *Filter, from uint32) (list []listed, next uint32, mor
 		return list, 0, false, nil
 	}
 	end := s.table.Slots()
-	for n := 0; from < end && n < entriesStep; from++ {
-		if s.table.Msg(from).Live > 0 {
+	for n, stop := 0, from+64*entriesStep; from < end && n < entriesStep && from < stop; from++ {
+		if s.table.Lives(from, 0) {
 			n++
 			list = s.list(list, f, from)
 		}
@@ -250,68 +251,96 @@ func (l *listed) fill() {
 	}
 }
 
-// Queues implements mailq.Store.
+// Queues implements mailq.Store. It costs a look at every message of the store, with the
+// lock let go in between.
 func (s *Store) Queues(ctx context.Context) iter.Seq2[QueueInfo, error] {
 	return func(yield func(QueueInfo, error) bool) {
-		s.mu.Lock()
-		if s.phase >= closing {
-			err := s.gate(true)
-			s.mu.Unlock()
+		list, err := s.listQueues(ctx)
+		if err != nil {
 			yield(QueueInfo{}, err)
 			return
 		}
-		s.promoteAll()
-		var list []QueueInfo
-		at := make(map[uint32]int)
-		for n := range s.table.Queues() {
-			q := s.table.Queue(uint32(n))
-			if q.Name == "" || q.Live == 0 && q.State == (QueueState{}) {
-				continue
-			}
-			c := s.queue(uint32(n))
-			at[uint32(n)] = len(list)
-			list = append(list, QueueInfo{Name: q.Name, State: q.State, Pending: c.counts[classPending], Deferred: c.counts[classDeferred],
-				Held: c.counts[classHeld], Claimed: c.counts[classClaimed], InDoubt: c.doubt, Damaged: c.counts[classDamaged]})
-		}
-		locs := make([]segment.Pos, len(list))
-		s.table.ForEach(func(slot uint32) {
-			m := s.table.Msg(slot)
-			rs := s.table.Recipients(slot)
-			for i := range rs {
-				if rs[i].Standing == state.Used {
-					continue
-				}
-				if q := &list[at[rs[i].Queue]]; q.Oldest == 0 || m.ID < uint64(q.Oldest) {
-					q.Oldest, locs[at[rs[i].Queue]] = ID(m.ID), m.Loc
-				}
-			}
-		})
-		pins := make([][]*segment.Segment, len(list))
-		for i := range list {
-			if list[i].Oldest != 0 {
-				pins[i] = s.pinMessage(locs[i], nil)
-			}
-		}
-		s.mu.Unlock()
-		for i := range list {
-			if len(pins[i]) > 0 {
-				if r, _, err := pins[i][0].Record(locs[i].Offset(), uint64(list[i].Oldest)); err == nil {
-					list[i].OldestAt = segment.Time(r.Enqueue().EnqueuedAt)
-				}
-				release(pins[i])
-			}
-		}
-		slices.SortFunc(list, func(a, b QueueInfo) int { return strings.Compare(a.Name, b.Name) })
 		for _, q := range list {
 			if err := ctx.Err(); err != nil {
 				yield(QueueInfo{}, err)
 				return
 			}
-			if !yield(q, nil) {
+			if !yield(*q, nil) {
 				return
 			}
 		}
 	}
+}
+
+// listQueues collects what waits where, by name.
+func (s *Store) listQueues(ctx context.Context) ([]*QueueInfo, error) {
+	const step = 4096 // looked at under the lock at a time
+	byName := make(map[string]*QueueInfo)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.promoteAll()
+	pause := func(i int) error {
+		if i%step == step-1 {
+			s.mu.Unlock()
+			s.mu.Lock()
+		}
+		if i%step == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if s.phase >= closing {
+				return s.gate(true)
+			}
+		}
+		return nil
+	}
+	for n := 0; n < s.table.Queues() || n == 0; n++ {
+		if err := pause(n); err != nil {
+			return nil, err
+		}
+		if c := s.known(n); c != nil {
+			byName[c.name] = &QueueInfo{Name: c.name, State: s.table.Queue(uint32(n)).State, Pending: c.counts[classPending], Deferred: c.counts[classDeferred],
+				Held: c.counts[classHeld], Claimed: c.counts[classClaimed], InDoubt: c.doubt, Damaged: c.counts[classDamaged]}
+		} else if n < s.table.Queues() && s.table.Queue(uint32(n)) != nil { // it has a state and nothing else
+			q := s.table.Queue(uint32(n))
+			byName[q.Name] = &QueueInfo{Name: q.Name, State: q.State}
+		}
+	}
+	for slot := uint32(0); slot < s.table.Slots(); slot++ {
+		if err := pause(int(slot)); err != nil {
+			return nil, err
+		}
+		if !s.table.Lives(slot, 0) {
+			continue
+		}
+		id := ID(s.table.Msg(slot).ID)
+		rs := s.table.Recipients(slot)
+		for i := range rs {
+			if rs[i].Standing == state.Used {
+				continue
+			}
+			// A queue that came, or went and came, since it was counted has no place here.
+			if q := byName[s.table.Queue(rs[i].Queue).Name]; q != nil && (q.Oldest == 0 || id < q.Oldest) {
+				q.Oldest = id
+			}
+		}
+	}
+	list := slices.SortedFunc(maps.Values(byName), func(a, b *QueueInfo) int { return strings.Compare(a.Name, b.Name) })
+	for _, q := range list {
+		if slot, ok := s.table.Find(uint64(q.Oldest)); ok {
+			loc := s.table.Msg(slot).Loc
+			pins := s.pinMessage(loc, nil)
+			s.mu.Unlock()
+			if len(pins) > 0 {
+				if r, _, err := pins[0].Record(loc.Offset(), uint64(q.Oldest)); err == nil {
+					q.OldestAt = segment.Time(r.Enqueue().EnqueuedAt)
+				}
+				release(pins)
+			}
+			s.mu.Lock()
+		}
+	}
+	return list, nil
 }
 
 // SetQueue implements mailq.Store.

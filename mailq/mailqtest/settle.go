@@ -151,12 +151,15 @@ func settleDeferredWaits(e *env) {
 	for i, id := range e.posts("q", 5) {
 		ids[id] = time.Now().Round(0).Add(time.Duration(10+5*i) * time.Millisecond)
 	}
-	for range ids {
+	tried := map[mailq.ID]bool{} // on a slow machine the first is back before the last was tried
+	for left := len(ids); left > 0; {
 		d := e.next(c)
-		e.settle(d, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: ids[d.ID]})
-	}
-	for range ids {
-		d := e.next(c)
+		if !tried[d.ID] {
+			tried[d.ID] = true
+			e.settle(d, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: ids[d.ID]})
+			continue
+		}
+		left--
 		if now := time.Now().Round(0); now.Before(ids[d.ID]) {
 			e.Errorf("%v came %v before its time", d.ID, ids[d.ID].Sub(now))
 		}
