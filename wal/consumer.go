@@ -446,7 +446,7 @@ func (c *consumer) SetGroup(queue, group string) {
 		c.names[queue] = group
 	}
 	if n, ok := s.table.FindQueue(queue); ok {
-		if sub := s.queue(n).sub(c); sub != nil && sub.g != nil {
+		if sub := s.queue(n).sub(c); sub != nil && sub.g != nil && sub.g.name != c.groupName(queue) {
 			lapsed := sub.late.of != nil
 			sub.update(false, lapsed)
 			sub.update(true, lapsed)

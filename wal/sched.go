@@ -177,7 +177,8 @@ func (s *Store) promote(now int64, most int) (more bool) {
 			return true
 		}
 		q := s.sched.timers[0]
-		if q.lapse != 0 && q.lapse <= now {
+		// What is due comes before what has expired goes, lest the queue lose its turn in between.
+		if len(q.due) == 0 || q.due[0].at > now {
 			s.lapseReady(q, now)
 			continue
 		}
