@@ -15,6 +15,7 @@
 //
 //	seg-NNNNNNNN   a segment under its final name: valid, or damage
 //	free-*         a file on its way from one life to the next; removed at open
+//	free-spare-*   blocks allocated ahead, for when the disk is full; kept at open
 //	tmp-*          removed at open
 //	cut-*          a torn tail that was cut, kept for people
 package journal

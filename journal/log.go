@@ -22,6 +22,9 @@ type Options struct {
 	NoSync      bool         // write into the page cache only: durable against a kill, not a power cut
 	Logger      *slog.Logger // not nil
 	Now         func() int64 // Unix ns
+	// Room says whether a log whose files have so many bytes may take so many more for another
+	// segment: else an error that is disk.ErrNoSpace. nil: always.
+	Room func(have, more int64) error
 }
 
 // Log is an open log. Append is for one goroutine; everything else may be called
@@ -94,11 +97,9 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 			l.ends[n] = s.Size
 		}
 	}
-	m, err := newMaker(l, f.dead, ready)
-	if err != nil {
+	if err := newMaker(l, f.dead, ready); err != nil {
 		return nil, err
 	}
-	l.maker = m
 	f.segments = nil // they are the log's now
 	return l, nil
 }
@@ -136,8 +137,8 @@ func (l *Log) write(s *segment.Segment, off int64, bufs ...[]byte) error {
 func (l *Log) FrameMax() int64 { return FrameMax(l.opt.SegmentSize, int64(l.dir.Block())) }
 
 // FrameMax is the length of the longest frame for segments of a size: what is left
-// beside the header and the Seal.
-func FrameMax(segmentSize, alignment int64) int64 { return segmentSize - 2*alignment }
+// beside the header, the Seal, and the block that is kept for a Draft that is Spare.
+func FrameMax(segmentSize, alignment int64) int64 { return segmentSize - 3*alignment }
 
 // End is the position behind the last frame that Append wrote, where it is durable.
 func (l *Log) End() segment.Pos { return segment.Pos(l.end.Load()) }
@@ -157,6 +158,9 @@ type Draft struct {
 	Table   []byte
 	Body    []byte
 	Lease   uint64
+	// Spare: a small frame that may take the last block of a segment. It moves the position
+	// of the log where there is no room for another segment.
+	Spare bool
 }
 
 // Append writes a frame. nil: it is durable, and all before it. The frame's header is
@@ -175,10 +179,17 @@ func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
 	// size or alignment: those that are too small are sealed empty.
 	for {
 		a := l.tail.Alignment
-		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-int64(a) {
+		kept := 2 * int64(a)
+		if d.Spare {
+			kept = int64(a)
+		}
+		if d.Spare && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) && l.refused.Kind != d.Kind {
+			return segment.FrameHeader{}, fmt.Errorf("what stands at the end of the log comes first: %w", disk.ErrNoSpace)
+		}
+		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
 			return l.put(d)
 		}
-		if err := l.rotate(); err != nil {
+		if err := l.rotate(d.Kind == segment.Open); err != nil {
 			return segment.FrameHeader{}, err
 		}
 	}
@@ -268,8 +279,8 @@ func padded(b []byte, n int64) []byte {
 // rotate seals the tail and goes on in its successor, which stands, synced, under
 // its final name before the Seal is written. The first frame of the successor is written
 // after the Seal is durable.
-func (l *Log) rotate() error {
-	next, err := l.maker.take(l.tail.Number + 1)
+func (l *Log) rotate(last bool) error {
+	next, err := l.maker.take(l.tail.Number+1, last)
 	if err != nil {
 		return err
 	}
@@ -344,6 +355,13 @@ func (l *Log) Segments() []Info {
 		list = append(list, i)
 	}
 	return list
+}
+
+// Numbers are the numbers of the segments of the log in order.
+func (l *Log) Numbers() []uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.segments))
 }
 
 // Files is how many files the log has, and their bytes: segments, ready and free

@@ -320,7 +320,7 @@ func TestRecycleSparesTheTail(t *testing.T) {
 	r.ok(r.log.Recycle([]uint32{1, 2, 3}))
 	r.put(1)
 	r.crash().replays("after a kill", r.frames)
-	if got := r.log.Segments(); len(got) != 2 || !got[0].Sealed || got[1].Sealed || got[0].End != segment.SizeMin || got[1].End != 2*block {
+	if got := r.log.Segments(); len(got) != 2 || !got[0].Sealed || got[1].Sealed || got[0].End != segment.SizeMin-block || got[1].End != 2*block {
 		t.Errorf("segments: %+v", got)
 	}
 	n, bytes := r.log.Files()

@@ -15,9 +15,13 @@ import (
 
 // Prefixes of the names of files that may be removed at any opening.
 const (
-	freePrefix = "free-"
-	tempPrefix = "tmp-"
+	freePrefix  = "free-"
+	sparePrefix = freePrefix + "spare-"
+	tempPrefix  = "tmp-"
 )
+
+// spareMax is how many spare files a log may have.
+const spareMax = 16
 
 // errStopped: the log is closing.
 var errStopped = errors.New("log is closing")
@@ -29,37 +33,48 @@ var errStopped = errors.New("log is closing")
 type maker struct {
 	l *Log
 
-	mu    sync.Mutex
-	next  uint32 // to be made ready
-	ready map[uint32]*segment.Segment
-	dead  []uint32 // segment files waiting to be renamed
-	free  []string // files that may be written over
-	err   error    // of the last try to make next
-	names error    // of a sync of the directory: nothing is built on its names any more
-	stop  bool
-	moved *sync.Cond // ready, err, names or stop changed
+	mu     sync.Mutex
+	next   uint32 // to be made ready
+	ready  map[uint32]*segment.Segment
+	dead   []uint32 // segment files waiting to be renamed
+	free   []string // files that may be written over, in their order of preference from the end
+	spare  []string // files that were allocated ahead and never written
+	spares uint32   // number of the last one made
+	tried  bool     // there was no room for another one
+	keep   int      // spare files that are wanted, as long as free ones do not do
+	err    error    // of the last try to make next
+	names  error    // of a sync of the directory: nothing is built on its names any more
+	last   bool     // whoever waits may have the last spare file
+	stop   bool
+	moved  *sync.Cond // ready, err, names or stop changed
 
 	wake chan struct{}
 	done chan struct{}
 }
 
-func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) (*maker, error) {
+func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, dead: dead, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	m.moved = sync.NewCond(&m.mu)
 	list, err := l.dir.List()
 	if err != nil {
-		return nil, fmt.Errorf("listing %s: %w", l.dir.Path(), err)
+		return fmt.Errorf("listing %s: %w", l.dir.Path(), err)
 	}
 	for _, f := range list {
-		if strings.HasPrefix(f.Name, freePrefix) || strings.HasPrefix(f.Name, tempPrefix) {
+		switch {
+		case strings.HasPrefix(f.Name, sparePrefix) && len(m.spare) <= spareMax && m.mayKeep(f.Name):
+			// On a disk that is full this is what the log goes on in.
+			m.spare = append(m.spare, f.Name)
+			m.keep++
+		case strings.HasPrefix(f.Name, freePrefix), strings.HasPrefix(f.Name, tempPrefix):
 			if err := l.dir.Remove(f.Name); err != nil {
-				return nil, fmt.Errorf("removing what a crash left: %w", err)
+				return fmt.Errorf("removing what a crash left: %w", err)
 			}
 		}
 	}
+	l.maker = m // it asks the log how much it has
 	go m.run()
 	m.poke()
-	return m, nil
+	return nil
 }
 
 func (m *maker) poke() {
@@ -70,11 +85,12 @@ func (m *maker) poke() {
 }
 
 // take waits for the segment with a number. Where the file system is full it returns
-// disk.ErrNoSpace, and the next call tries again.
-func (m *maker) take(number uint32) (*segment.Segment, error) {
+// disk.ErrNoSpace, and the next call tries again. The last spare file is for last.
+func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.err = nil
+	m.err, m.last = nil, last
+	defer func() { m.last = false }()
 	m.poke()
 	for {
 		if m.stop {
@@ -111,10 +127,11 @@ func (m *maker) give(number uint32) {
 	m.poke()
 }
 
+// bytes is what the files take that are not in the log: all of them can still be written.
 func (m *maker) bytes() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := int64(len(m.free)+len(m.dead)) * m.l.opt.SegmentSize
+	n := int64(len(m.free)+len(m.spare)+len(m.dead)) * m.l.opt.SegmentSize
 	for _, s := range m.ready {
 		n += s.Size
 	}
@@ -156,6 +173,9 @@ func (m *maker) run() {
 				continue
 			}
 			if !missing {
+				if m.addSpare() {
+					continue
+				}
 				break
 			}
 			s, err := m.make(number)
@@ -225,16 +245,11 @@ func (m *maker) collect(dead []uint32) {
 	m.mu.Unlock()
 }
 
-// make makes the segment with a number, from a dead one if there is one. It gets its
-// final name when it is whole and synced, and is returned when that name is durable.
+// make makes the segment with a number, from a dead one if there is one, else from
+// nothing, and where there is no room for that from a spare file. It gets its final name
+// when it is whole and synced, and is returned when that name is durable.
 func (m *maker) make(number uint32) (*segment.Segment, error) {
-	m.mu.Lock()
-	var from string
-	if n := len(m.free); n > 0 {
-		from, m.free = m.free[n-1], m.free[:n-1]
-	}
-	m.mu.Unlock()
-	if from != "" {
+	if from := m.pop(&m.free, 0); from != "" {
 		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
@@ -242,7 +257,50 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		// It is in nobody's way if it can't be removed either; the next opening tries again.
 		m.l.opt.Logger.Info("a dead segment is not recycled but removed", "file", from, "err", err, "removing", removeIfThere(m.l.dir, from))
 	}
-	return makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt)
+	err := m.room()
+	if err == nil {
+		var s *segment.Segment
+		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt); err == nil || errors.Is(err, errNames) {
+			return s, err
+		}
+	}
+	if !errors.Is(err, disk.ErrNoSpace) {
+		return nil, err
+	}
+	m.mu.Lock()
+	least := b2i(!m.last)
+	m.mu.Unlock()
+	from := m.pop(&m.spare, least)
+	if from == "" {
+		return nil, err
+	}
+	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
+	if err != nil && !errors.Is(err, errNames) {
+		err = errors.Join(err, removeIfThere(m.l.dir, from))
+	}
+	return s, err
+}
+
+// pop takes a file off a list of more than least.
+func (m *maker) pop(list *[]string, least int) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := len(*list)
+	if n <= least {
+		return ""
+	}
+	name := (*list)[n-1]
+	*list = (*list)[:n-1]
+	return name
+}
+
+// room asks whether the log may take another segment's worth of the disk.
+func (m *maker) room() error {
+	if m.l.opt.Room == nil {
+		return nil
+	}
+	_, have := m.l.Files()
+	return m.l.opt.Room(have, m.l.opt.SegmentSize)
 }
 
 var errNotOurs = errors.New("of another size or shared with somebody, so it is not written over")
@@ -257,6 +315,8 @@ func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
 }
 
 // makeSegment makes a segment from a file with a free name, or from nothing.
+//
+// A spare one is written to once, as a new one is.
 func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options) (s *segment.Segment, err error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -285,6 +345,9 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 		err = fillNew(f, h.Size)
 	} else {
 		err = mayReuse(f, h.Size)
+		if err == nil && strings.HasPrefix(from, sparePrefix) {
+			err = fillNew(f, h.Size)
+		}
 	}
 	if err == nil {
 		_, err = f.WriteAt(h.Encode(), 0)

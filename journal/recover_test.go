@@ -215,6 +215,9 @@ func TestUnreadable(t *testing.T) {
 	last := r.frames[len(r.frames)-1]
 	for number := uint32(1); number <= 2; number++ {
 		for off := int64(0); off < segment.SizeMin; off += block {
+			if number == 1 && off == segment.SizeMin-block {
+				continue // kept for a frame that is Spare: nobody reads behind a Seal
+			}
 			n := r.crash()
 			n.ok(n.fs.Unreadable(n.path(number), off, 1))
 			rec, err := n.recover(Start{}, 1, 0)

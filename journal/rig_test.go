@@ -22,7 +22,7 @@ const (
 	block  = segment.AlignmentMin
 	// perSegment is how many frames of one block the smallest segment takes: beside them it has
 	// its header and the Seal.
-	perSegment = segment.SizeMin/block - 2
+	perSegment = segment.SizeMin/block - 3
 )
 
 var testUUID = [16]byte{0: 0x10, 9: 0x99, 15: 0xf0}
@@ -181,7 +181,7 @@ func (r *rig) put(blocks int) segment.FrameHeader {
 // fill appends frames of one block until the tail has room for so many more.
 func (r *rig) fill(left int) {
 	r.Helper()
-	for r.log.off+int64(left+1)*block < r.log.tail.Size {
+	for r.log.off+int64(left+2)*block < r.log.tail.Size {
 		r.put(1)
 	}
 }

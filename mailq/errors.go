@@ -25,7 +25,9 @@ var (
 
 // Errors that say the store can't take the request now. Nothing was written.
 var (
-	// ErrFull: there is no room for new mail; the error is a *FullError.
+	// ErrFull: there is no room for new mail; the error is a *FullError and nothing was written.
+	// A batch that settles may get it too, for what it enqueues (bounces): deferring instead
+	// always works.
 	// Used-marks and deferrals still pass. SMTP reply 452.
 	ErrFull = errors.New("store is full")
 	// ErrClosed: Close or Shutdown was called. SMTP reply 421.

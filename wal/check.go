@@ -2,6 +2,7 @@ package wal
 
 import (
 	"fmt"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 
@@ -30,6 +31,7 @@ func (s *Store) check(t *ticket) error {
 		if err := s.checkOutcomes(d.Outcomes); err != nil {
 			return inBatch(t, "Settle", i, err)
 		}
+		t.replaces = t.replaces || slices.ContainsFunc(d.Outcomes, replaces)
 	}
 	for i := range t.edit {
 		if t.edit[i].ID == 0 {
@@ -38,9 +40,12 @@ func (s *Store) check(t *ticket) error {
 		if err := s.checkOutcomes(t.edit[i].Outcomes); err != nil {
 			return inBatch(t, "Edit", i, err)
 		}
+		t.replaces = t.replaces || slices.ContainsFunc(t.edit[i].Outcomes, replaces)
 	}
 	return nil
 }
+
+func replaces(o Outcome) bool { return o.Result == Replaced }
 
 // inBatch says where in a batch of several things the wrong one is.
 func inBatch(t *ticket, list string, i int, err error) error {

@@ -101,6 +101,12 @@ func (s *Store) bringStream(ctx context.Context, t *ticket, m *Message, p *messa
 			s.mu.Unlock()
 			return err
 		}
+		if !bounce {
+			if err := s.admitNow(p.size, s.placed); err != nil {
+				s.mu.Unlock()
+				return err
+			}
+		}
 		st = s.newStream(ctx)
 		st.user = t
 		t.streams = append(t.streams, st)

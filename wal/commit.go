@@ -75,14 +75,8 @@ func (s *Store) admitLocked(t *ticket) error {
 			return err
 		}
 	}
-	if len(t.enqueue) > 0 && len(t.settle) == 0 || t.chunk != nil && !t.chunk.bounce {
-		var size int64
-		for i := range t.plans {
-			size += int64(len(t.plans[i].body))
-		}
-		if err := s.Admit(size); err != nil {
-			return err
-		}
+	if err := s.admitBatch(t); err != nil {
+		return err
 	}
 	for i := range t.enqueue {
 		p, key := &t.plans[i], t.enqueue[i].Key
@@ -97,6 +91,24 @@ func (s *Store) admitLocked(t *ticket) error {
 		}
 	}
 	return s.plan(t)
+}
+
+// admitBatch decides whether there is room for what a batch adds to the mail that is kept.
+func (s *Store) admitBatch(t *ticket) error {
+	if len(t.enqueue) == 0 && t.chunk == nil && !t.replaces {
+		return nil
+	}
+	var size int64
+	for i := range t.plans {
+		size += int64(t.plans[i].table + len(t.plans[i].body)) // chunks of others are in the log
+	}
+	if t.chunk != nil {
+		size = int64(t.chunk.length)
+	}
+	if len(t.settle) > 0 || t.replaces || t.chunk != nil && t.chunk.bounce {
+		return s.admitSpace(size, s.placed, true)
+	}
+	return s.admitNow(size, s.placed)
 }
 
 // makeRoom reports whether the group that fills takes so much more, after making a
@@ -151,6 +163,8 @@ func (s *Store) place(t *ticket) *group {
 	g.table, g.body = g.table[:t.tableAt+table], g.body[:t.bodyAt+body]
 	g.tickets = append(g.tickets, t)
 	g.encoding.Add(1)
+	g.placed += int64(table + body)
+	s.placed += int64(table + body)
 	t.ids = t.ids[:0]
 	for i := range t.enqueue {
 		m, p := &t.enqueue[i], &t.plans[i]
@@ -277,7 +291,7 @@ func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
 	defer s.mu.Unlock()
 	g = s.filling
 	lease := s.nextID >= s.leased // somebody may be waiting for an ID
-	urgent := s.starting > 0      // somebody waits for an attempt to be durable
+	urgent := s.starting > 0 || s.nudged
 	wanted := markerDue && (s.log.Last().Kind != segment.Marker || len(s.attempts) > 0)
 	if g == nil || g.empty() && !wanted && !lease && !urgent {
 		return nil, s.phase >= closing
@@ -296,6 +310,7 @@ func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
 	} else {
 		s.filling = nil // until the one that is written is done
 	}
+	g.nudge = s.nudged
 	s.forgetKeys(g)
 	g.lease = s.nextID + leaseBlock
 	s.roomy.Broadcast()
@@ -327,6 +342,7 @@ func (s *Store) commit(g *group) error {
 		kind = segment.Marker
 	}
 	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Lease: g.lease}
+	d.Spare = g.nudge && kind == segment.Marker
 	var f segment.Frame
 	if g.records > 0 || kind == segment.Marker {
 		h, err := s.append(&d)
@@ -348,7 +364,11 @@ func (s *Store) commit(g *group) error {
 			return fmt.Errorf("applying what was just written: %w", err)
 		}
 		s.leased = g.lease
+		if g.nudge {
+			s.nudged = false
+		}
 	}
+	s.placed -= g.placed
 	for _, t := range g.tickets {
 		t.pos = f.Pos
 		s.settled(t)
@@ -379,26 +399,30 @@ func (s *Store) commit(g *group) error {
 			default:
 			}
 		}
-		s.folds.grew(f.Len)
+		s.folds.grew(f.Len, int64(f.TableLen))
 	}
 	return nil
 }
 
 // append appends a frame, again and again while the disk is full: the same bytes to the
-// same place, with intake shut, until it succeeds or the store closes.
+// same place, with intake shut, until it succeeds or the store closes. In between a checkpoint
+// may ask for a Marker in front of them: it is what may give room back.
 func (s *Store) append(d *journal.Draft) (segment.FrameHeader, error) {
 	for {
 		s.syncing.Store(s.opt.now().UnixNano())
 		h, err := s.log.Append(d)
 		s.syncing.Store(0)
 		if err == nil {
-			s.full.Store(false)
+			s.space.full.Store(false)
 			return h, nil
 		}
 		if !errors.Is(err, disk.ErrNoSpace) {
 			return h, err
 		}
-		if !s.full.Swap(true) {
+		if err := s.nudgeFull(); err != nil && !errors.Is(err, disk.ErrNoSpace) {
+			return h, err
+		}
+		if !s.space.full.Swap(true) {
 			s.opt.Logger.Warn("the disk is full; intake is shut", "dir", s.dir.Path(), "err", err)
 		}
 		select {

@@ -30,12 +30,15 @@ type foldState struct {
 	newest  *checkpoint.File
 	older   *checkpoint.File
 
-	grown atomic.Int64 // bytes of the log since newest
-	size  atomic.Int64 // of newest
-	wake  chan struct{}
+	grown  atomic.Int64 // bytes of the log since newest
+	tables atomic.Int64 // those of them that are records
+	size   atomic.Int64 // of newest
+	wake   chan struct{}
 
 	mu      sync.Mutex
 	failed  error // of the last fold
+	ended   time.Time
+	took    time.Duration
 	sumNew  *checkpoint.Summary
 	sumOld  *checkpoint.Summary
 	streams uint32 // the first segment that may hold chunks which were not named yet at newest
@@ -59,7 +62,7 @@ func (f *foldState) init(s *Store, r *recovered) {
 	f.wake = make(chan struct{}, 1)
 	f.grown.Store(r.found.ReplayedBytes)
 	f.note(segment.NumberMax) // streams of an earlier opening are garbage
-	f.grew(0)
+	f.grew(0, r.found.ReplayedBytes)
 }
 
 // note publishes what the checkpoints say.
@@ -82,34 +85,43 @@ func (f *foldState) note(streams uint32) {
 }
 
 // grew counts what was appended and wakes the fold when it is due.
-func (f *foldState) grew(n int64) {
+func (f *foldState) grew(n, table int64) {
+	f.tables.Add(table)
 	if f.grown.Add(n) >= max(foldGrowth*f.size.Load(), foldSegments*f.s.opt.SegmentSize) {
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
+		f.poke()
 	}
 }
+
+func (f *foldState) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// nextSize bounds the size of the next checkpoint: what is in it was in the last one, or in a
+// record since.
+func (f *foldState) nextSize() int64 { return f.size.Load() + f.tables.Load() + checkpointFixed }
+
+// checkpointFixed is more than a checkpoint of nothing takes.
+const checkpointFixed = 64 << 10
 
 // foldLoop makes checkpoints as they become due.
 func (s *Store) foldLoop() {
 	defer s.bg.Done()
-	look := time.NewTicker(spaceEvery)
-	defer look.Stop()
 	for {
 		select {
 		case <-s.ended:
 			return
-		case <-look.C:
-			s.measure()
-			s.endLate()
-			continue
-		case <-s.rotated:
-			s.measure()
-			continue
 		case <-s.folds.wake:
 		}
-		if err := s.fold(); err != nil {
+		err := s.fold()
+		if err == nil && s.short() && s.pinnedByOlder() {
+			if err = s.nudge(); err == nil {
+				err = s.fold()
+			}
+		}
+		if err != nil {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
 		}
 	}
@@ -125,9 +137,11 @@ func (s *Store) fold() error {
 	to := s.table.Applied
 	streams := s.firstStream()
 	s.mu.Unlock()
+	began := s.opt.now()
 	err := f.makeOne(to, streams)
 	f.mu.Lock()
-	f.failed = err
+	f.failed, f.ended = err, s.opt.now()
+	f.took = f.ended.Sub(began)
 	f.mu.Unlock()
 	if err != nil {
 		// Not at once again: when as much has been appended as made it due.
@@ -144,7 +158,7 @@ func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 	if err := f.s.log.Sync(to); err != nil {
 		return err // only with NoSync: a checkpoint promises what it folds
 	}
-	start := f.grown.Load()
+	start, tables := f.grown.Load(), f.tables.Load()
 	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to)
 	if errors.Is(err, segment.ErrCorrupt) && f.older != nil {
 		// It may have decayed since the store was opened. What the older one needs is there still.
@@ -155,6 +169,7 @@ func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 		return fmt.Errorf("checkpoint at %v: %w", to, err)
 	}
 	f.grown.Add(-start)
+	f.tables.Add(-tables)
 	// The newer one was read back and its name is durable: now the oldest may go.
 	oldest := f.older
 	f.older, f.newest = f.newest, c
@@ -209,11 +224,7 @@ func (s *Store) recycle() error {
 	f.mu.Lock()
 	newer, older, streams := f.sumNew, f.sumOld, f.streams
 	f.mu.Unlock()
-	var numbers []uint32
-	for _, i := range s.log.Segments() {
-		numbers = append(numbers, i.Number)
-	}
-	dead := checkpoint.Plan(numbers, newer, older)
+	dead := checkpoint.Plan(s.log.Numbers(), newer, older)
 	if len(dead) == 0 {
 		return nil
 	}
@@ -253,42 +264,12 @@ func (s *Store) Compact(ctx context.Context) error {
 			if err := s.fold(); err != nil {
 				return err
 			}
-			if err := s.mark(); err != nil {
+			if err := s.nudge(); err != nil {
 				return err
 			}
 		}
 		return s.fold()
 	})
-}
-
-// mark commits nothing: a frame that moves the position of the log.
-func (s *Store) mark() error {
-	t := newTicket(s)
-	s.mu.Lock()
-	for s.filling == nil || !s.makeRoom(segment.ForgetSize, 0) {
-		if err := s.gate(true); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-		if err := s.waitRoom(context.Background()); err != nil {
-			s.mu.Unlock()
-			return err
-		}
-	}
-	if err := s.gate(true); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	g := s.filling
-	at := len(g.table)
-	g.table = g.table[:at+segment.ForgetSize]
-	segment.PutForget(g.table[at:], int64(at), 0)
-	g.records++
-	g.tickets = append(g.tickets, t)
-	s.mu.Unlock()
-	s.poke()
-	<-t.done
-	return t.err
 }
 
 // background runs work that the context does not stop, and waits for it as long as the

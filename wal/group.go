@@ -17,6 +17,8 @@ type group struct {
 	tickets  []*ticket
 	attempts []*claim // whose Attempt records ride in it
 	lease    uint64
+	placed   int64 // bytes of batches that have a place in it
+	nudge    bool  // it moves the position of the log for whoever waits in nudge
 	encoding sync.WaitGroup
 	large    bool // made for one batch that is larger than others
 }
@@ -78,7 +80,7 @@ func (g *group) empty() bool { return len(g.tickets) == 0 }
 // reset makes the group ready to be filled again.
 func (g *group) reset() {
 	g.table, g.body = g.table[:segment.FrameHeaderSize], g.body[:0]
-	g.records = 0
+	g.records, g.placed, g.nudge = 0, 0, false
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]
 	clear(g.attempts)

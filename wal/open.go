@@ -141,6 +141,10 @@ func (s *Store) resume(r *recovered) error {
 		s.opt.Logger.Warn("a checkpoint is not relied upon", "err", n)
 	}
 	opt := s.opt.journal(int64(s.dir.Block()))
+	opt.Room = s.roomForSegment
+	if r.newest != nil {
+		s.folds.size.Store(r.newest.Size)
+	}
 	log, err := r.found.Resume(opt)
 	if err != nil {
 		return err
@@ -166,10 +170,11 @@ func (s *Store) resume(r *recovered) error {
 	s.table.Observer = s
 	s.measure()
 	s.segment = log.End().Segment()
-	s.bg.Add(2)
+	s.bg.Add(3)
 	go s.run()
 	go s.clock()
 	go s.foldLoop()
+	go s.spaceLoop()
 	return nil
 }
 

@@ -16,8 +16,9 @@ type Options struct {
 	// SegmentSize is the size of new segments in bytes, 64 KiB to 1 GiB, rounded up to
 	// whole blocks. Default 64 MiB. It may change from one opening to the next.
 	SegmentSize int64
-	// MaxBytes bounds what the files of the store take on disk. Intake stops with
-	// ErrFull before it is reached. 0: no bound.
+	// MaxBytes bounds what the files of the store take on disk. Intake stops with ErrFull
+	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. So
+	// it is to be well above six times SegmentSize. 0: no bound but the disk.
 	MaxBytes int64
 	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB.
 	MaxMessage int64

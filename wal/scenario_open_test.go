@@ -460,7 +460,7 @@ func TestScenario_LookingTouchesNothing(t *testing.T) {
 		look("at what a crash left")
 		s := started(t, tiny(fs))
 		posted(t, s, "more")
-		time.Sleep(time.Second)
+		time.Sleep(spaceEvery * 3 / 2) // what it does in the background is done
 		look("beside the owner")
 		ended(t, s)
 		look("at a closed store")

@@ -1,50 +1,233 @@
 package wal
 
 import (
+	"fmt"
+	"sync/atomic"
 	"time"
 
+	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
 )
 
+// The room on the disk, in three bands. Intake is admitted while the reserve is whole. What
+// a batch that settles adds, a bounce, may use bounceSegments of it. The rest is for records that
+// hold no bytes for longer than until the second checkpoint behind them: used-marks,
+// deferrals, attempts and markers. A checkpoint is made at each change of segment while intake
+// is shut, so they need the segment in which the older of two checkpoints starts, the one of
+// the newer, the one that is written and the one that is made ahead: marksSegments, whatever
+// the order in which mail is settled.
 const (
+	marksSegments  = 4
+	bounceSegments = 2
+	// resumeSegments is the room beyond the reserve at which intake that was shut resumes.
+	resumeSegments = 1
+	// spareFiles of the reserve are blocks that nobody else can take.
+	spareFiles = 3
+
 	// spaceEvery is how often the room on the disk is looked at, beside each change of
 	// segment.
 	spaceEvery = time.Second
-	// reserveSegments is how many segments' worth of room intake leaves, beside two
-	// checkpoints: what used-marks, deferrals and folds need to go on.
-	reserveSegments = 2
+	// spareIdle is for how long a store must be empty until it gives its spare files back.
+	spareIdle = 60 * time.Second
+	// earlyRest is how long checkpoints that are made early rest, in times of how long the last
+	// one took.
+	earlyRest = 10
 )
+
+// diskRoom is what was found at the last look at the disk.
+type diskRoom struct {
+	left    atomic.Int64  // bytes that the log could still take
+	at      atomic.Uint64 // segment.Pos: where it ended
+	reserve atomic.Int64
+	bounded atomic.Bool // by MaxBytes, not by the disk
+	full    atomic.Bool // a write of the log found no room
+	shut    atomic.Bool // intake ended at the reserve and has not resumed
+
+	mailAt time.Time // of the goroutine that looks: when there was mail
+}
 
 // measure looks at the room there is, for Admit, which does no I/O.
 func (s *Store) measure() {
+	sp := &s.space
+	end := s.log.End() // first: what is appended meanwhile counts twice rather than never
 	_, bytes := s.log.Files()
-	bytes += claimsSize + s.folds.bytes()
-	s.diskUse.Store(bytes)
-	reserve := reserveSegments*s.opt.SegmentSize + 2*s.folds.size.Load()
-	room := int64(1<<63 - 1)
-	if most := s.opt.MaxBytes; most > 0 {
-		room = most - bytes - reserve
-		s.bounded.Store(true)
+	free, bounded := s.freeBytes(bytes)
+	left := free + s.log.Left()
+	c := s.folds.nextSize()
+	reserve := (marksSegments+bounceSegments)*s.opt.SegmentSize + 2*c
+	sp.reserve.Store(reserve)
+	sp.bounded.Store(bounded)
+	sp.left.Store(left)
+	sp.at.Store(uint64(end))
+	if left >= reserve+resumeSegments*s.opt.SegmentSize && !sp.full.Load() {
+		sp.shut.Store(false)
 	}
-	if sp, err := s.dir.Space(); err == nil && sp.Free-reserve < room {
-		room = sp.Free - reserve
-		s.bounded.Store(false)
-	}
-	s.room.Store(room)
 }
 
-// admitSpace refuses what would eat into the reserve.
-func (s *Store) admitSpace(size int64) error {
-	room := s.room.Load()
-	if s.full.Load() {
-		room = 0
+// freeBytes is what the files of the store may take beyond what they have, of which so
+// much is the log's.
+func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
+	free = 1 << 62
+	if most := s.opt.MaxBytes; most > 0 {
+		free, bounded = most-bytes-claimsSize-s.folds.bytes(), true
 	}
-	if room > 0 && size <= room {
+	if d, err := s.dir.Space(); err == nil && d.Free < free {
+		free, bounded = d.Free, false
+	}
+	return free, bounded
+}
+
+// roomForSegment is journal.Options.Room: no segment is made of the room that the next two
+// checkpoints need, for without them nothing would ever be given back.
+func (s *Store) roomForSegment(have, more int64) error {
+	free, bounded := s.freeBytes(have)
+	if need := more + 2*s.folds.nextSize(); free < need {
+		what := "the disk"
+		if bounded {
+			what = "MaxBytes"
+		}
+		return fmt.Errorf("%s has %d bytes for a segment that needs %d: %w", what, free, need, disk.ErrNoSpace)
+	}
+	return nil
+}
+
+// roomLeft is the room as it is after what was appended since the last look.
+func (s *Store) roomLeft() int64 {
+	from, to := segment.Pos(s.space.at.Load()), s.log.End()
+	return s.space.left.Load() - int64(to.Segment()-from.Segment())*s.opt.SegmentSize - (to.Offset() - from.Offset())
+}
+
+// admitSpace refuses what would eat into the reserve; a bounce only what would leave
+// too little of it for used-marks.
+func (s *Store) admitSpace(size, placed int64, bounce bool) error {
+	sp := &s.space
+	left, reserve := s.roomLeft()-placed, sp.reserve.Load()
+	switch {
+	case sp.full.Load():
+	case bounce && left-size >= reserve-bounceSegments*s.opt.SegmentSize:
+		return nil
+	case bounce:
+	case left < reserve:
+		sp.shut.Store(true)
+	case !sp.shut.Load() && left-size >= reserve:
 		return nil
 	}
 	why := "disk"
-	if s.bounded.Load() {
+	if sp.bounded.Load() {
 		why = "MaxBytes"
 	}
-	return &mailq.FullError{Reason: why, Need: size, Free: room}
+	return &mailq.FullError{Reason: why, Need: size, Free: max(left-reserve, 0)}
+}
+
+// short reports whether intake is shut, or about to be, for want of room.
+func (s *Store) short() bool {
+	return s.space.full.Load() || s.space.shut.Load() || s.roomLeft() < s.space.reserve.Load()
+}
+
+// spaceLoop looks at the disk, keeps the reserve, and asks for checkpoints before they are
+// due when they may give room back.
+func (s *Store) spaceLoop() {
+	defer s.bg.Done()
+	tick := time.NewTicker(spaceEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-s.rotated:
+		case <-tick.C:
+			s.keepReserve()
+			s.endLate()
+		}
+		s.measure()
+		if s.short() && s.folds.early(s.opt.now(), s.log.End()) {
+			s.folds.poke()
+		}
+	}
+}
+
+// keepReserve has spare files made as long as there is mail.
+func (s *Store) keepReserve() {
+	now := s.opt.now()
+	s.mu.Lock()
+	mail := s.table.Messages() > 0
+	s.mu.Unlock()
+	if mail {
+		s.space.mailAt = now
+	}
+	n := 0
+	if now.Sub(s.space.mailAt) < spareIdle {
+		n = spareFiles
+	}
+	s.log.Reserve(n)
+}
+
+// early reports whether a checkpoint that is not due is worth it for the room that it may give
+// back.
+func (f *foldState) early(now time.Time, end segment.Pos) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sumNew == nil || f.sumNew.Pos.Segment() < end.Segment() {
+		return true
+	}
+	return f.grown.Load() > 0 && now.Sub(f.ended) >= earlyRest*f.took
+}
+
+// pinnedByOlder reports whether there are segments that are kept for nothing but the replay
+// of the older checkpoint.
+func (s *Store) pinnedByOlder() bool {
+	f := &s.folds
+	f.mu.Lock()
+	newer, streams := f.sumNew, f.streams
+	f.mu.Unlock()
+	for _, n := range checkpoint.Plan(s.log.Numbers(), newer, newer) {
+		if n < streams {
+			return true
+		}
+	}
+	return false
+}
+
+// nudge moves the position of the log by a Marker, so that the next checkpoint has one of its
+// own. It waits until that is done, or can't be had on a full disk.
+func (s *Store) nudge() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.phase >= closing {
+		return s.gate(true)
+	}
+	s.nudged = true
+	for s.nudged {
+		if s.phase >= closing {
+			return s.gate(true)
+		}
+		s.poke()
+		s.roomy.Wait()
+	}
+	return nil
+}
+
+// nudgeFull does what nudge waits for while the committer waits for room itself: each
+// segment has a block left for it.
+func (s *Store) nudgeFull() error {
+	s.mu.Lock()
+	wanted := s.nudged
+	s.mu.Unlock()
+	if !wanted {
+		return nil
+	}
+	d := journal.Draft{Kind: segment.Marker, Table: aligned(2 * segment.AlignmentMin)[:segment.FrameHeaderSize], Lease: s.leased, Spare: true}
+	h, err := s.log.Append(&d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nudged = false
+	s.roomy.Broadcast()
+	if err != nil {
+		return err
+	}
+	s.folds.grew(h.Len, 0)
+	return s.table.ApplyFrame(&segment.Frame{FrameHeader: h})
 }

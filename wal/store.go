@@ -80,7 +80,9 @@ type Store struct {
 	ended     chan struct{} // closed when phase leaves running for closing or failed
 	idle      chan struct{} // closed when out is 0 while the store is shutting down
 	damaged   map[uint64]error
-	suspended int // queues that take no mail
+	suspended int   // queues that take no mail
+	placed    int64 // bytes of batches that have a place in a group and are not in the log
+	nudged    bool  // the position of the log is to move, see nudge
 	oldest    oldest
 
 	stagedBytes atomic.Int64 // that they have, or were announced with
@@ -90,17 +92,13 @@ type Store struct {
 	work    chan struct{} // pokes the committer
 	done    chan struct{} // the committer has ended
 	commits atomic.Int64
-	full    atomic.Bool // the last write found the disk full
 	shut    atomic.Bool // intake has ended, for Admit
 	limits  groupLimits
 	syncing atomic.Int64 // Unix ns since when a write is under way, or 0
 
-	folds foldState
-	floor floor
-	// Of the last look at the disk, see measure.
-	diskUse atomic.Int64 // bytes of all files
-	room    atomic.Int64 // bytes that intake may still take
-	bounded atomic.Bool  // by MaxBytes, not by the disk
+	folds   foldState
+	space   diskRoom
+	floor   floor
 	rotated chan struct{}
 	segment uint32 // of the last commit, for the committer
 	closing sync.Once

@@ -32,6 +32,7 @@ type ticket struct {
 	one       [1]Message
 	oneSettle [1]Settlement
 	streams   []*stream // whose bodies its messages take
+	replaces  bool      // recipients are added to messages that are there
 	undo      []undo
 	table     []byte // of the group, through this batch's place
 	body      []byte

@@ -155,7 +155,7 @@ func (m *FS) SetCapacity(bytes int64) {
 
 // reserve takes pages of the device.
 func (m *FS) reserve(pages int64) error {
-	if pages > m.cap-m.used {
+	if pages > 0 && pages > m.cap-m.used {
 		return syscall.ENOSPC
 	}
 	m.used += pages

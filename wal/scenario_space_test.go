@@ -1,0 +1,230 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// fullDisks are the two ways in which room ends.
+var fullDisks = []string{"disk", "MaxBytes"}
+
+// filled is a store on a disk of so many bytes that took mail until it refused. The messages
+// are told apart by text.
+func filled(t *testing.T, bound string, size int64) (*memdisk.FS, *Store, int) {
+	t.Helper()
+	fs := memdisk.New(memdisk.Config{})
+	o := tiny(fs)
+	if bound == "MaxBytes" {
+		o.MaxBytes = size
+	} else {
+		fs.SetCapacity(size)
+	}
+	s := started(t, o)
+	return fs, s, fill(t, s, bound)
+}
+
+func fill(t *testing.T, s *Store, bound string) int {
+	t.Helper()
+	for n := 0; n < 10_000; n++ {
+		_, err := s.Enqueue(t.Context(), mailing(fmt.Sprint("mail ", n, strings.Repeat(" long", 500))))
+		var full *FullError
+		if errors.As(err, &full) {
+			if full.Reason != bound || n < 100 {
+				t.Fatalf("after %d messages: %+v", n, full)
+			}
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("it never fills")
+	return 0
+}
+
+// inHand claims all that is due in queue q.
+func inHand(t *testing.T, s *Store) []*Delivery {
+	t.Helper()
+	c, err := s.Consumer(ConsumerOptions{Queues: []string{"q"}, InFlight: InFlightMax})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	var list []*Delivery
+	for {
+		d, ok := c.TryNext("q")
+		if !ok {
+			return list
+		}
+		list = append(list, d)
+	}
+}
+
+// resumes checks that intake has come back by itself.
+func resumes(t *testing.T, s *Store) {
+	t.Helper()
+	time.Sleep(5 * spaceEvery)
+	posted(t, s, "new")
+	if st := s.Stats(); st.WorkQueueLength != 1 {
+		t.Errorf("work queue length %d, should be that of the new message alone", st.WorkQueueLength)
+	}
+	ended(t, s)
+}
+
+// Rule 7.2. "Only 5xx are left; every settle needs a bounce; nothing can be marked, for ever."
+// What a bounce finds no room for is deferred, which always works, and is tried again when the
+// bounces are out.
+func TestScenario_OnlyBouncesLeftOnAFullDisk(t *testing.T) {
+	for _, bound := range fullDisks {
+		for _, order := range []string{"in order", "in reverse", "at random"} {
+			t.Run(bound+" "+order, func(t *testing.T) {
+				scenario(t, func(t *testing.T) {
+					_, s, sent := filled(t, bound, 4<<20)
+					random := rand.New(rand.NewPCG(1, 1))
+					refused := 0
+					for round := 0; s.Stats().WorkQueueLength > 0; round++ {
+						if round > 1000 {
+							t.Fatalf("no end: %+v", s.Stats())
+						}
+						list := inHand(t, s)
+						switch order {
+						case "in reverse":
+							for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
+								list[i], list[j] = list[j], list[i]
+							}
+						case "at random":
+							random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+						}
+						for _, d := range list {
+							bounce := Message{Body: []byte("your mail was refused"), Recipients: []Recipient{{Queue: "bounces"}}}
+							_, err := s.Commit(t.Context(), Batch{Settle: []Settlement{{Delivery: d, Outcomes: []Outcome{{Recipient: 0, Result: Failed}}}}, Enqueue: []Message{bounce}})
+							if errors.Is(err, ErrFull) {
+								refused++
+								err = d.Settle(t.Context(), []Outcome{{Recipient: 0, Result: Deferred, Until: time.Now().Add(time.Minute)}})
+							}
+							if err != nil {
+								t.Fatalf("round %d, of %d: %v", round, sent, err)
+							}
+						}
+						for s.Stats().Pending > 0 {
+							d, err := s.Claim(t.Context(), "bounces")
+							if err != nil {
+								t.Fatal(err)
+							}
+							if err := d.SettleAll(t.Context(), Delivered); err != nil {
+								t.Fatal(err)
+							}
+						}
+						time.Sleep(time.Minute)
+					}
+					st := s.Stats()
+					if st.Used.Failed != int64(sent) || st.Used.Delivered != int64(sent) {
+						t.Errorf("%d failed and %d bounces delivered of %d", st.Used.Failed, st.Used.Delivered, sent)
+					}
+					t.Logf("%d messages, %d bounces refused at first", sent, refused)
+					resumes(t, s)
+				})
+			})
+		}
+	}
+}
+
+// Rule 7.1. Used-marks and deferrals go on on a full disk, however many there are, also while
+// held messages pin every segment.
+func TestScenario_MarksGoOnOnAFullDisk(t *testing.T) {
+	for _, bound := range fullDisks {
+		t.Run(bound, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				const size = 3 << 20
+				_, s, sent := filled(t, bound, size)
+				random := rand.New(rand.NewPCG(1, 2))
+				list := inHand(t, s)
+				if len(list) != sent {
+					t.Fatalf("%d of %d messages", len(list), sent)
+				}
+				random.Shuffle(sent, func(i, j int) { list[i], list[j] = list[j], list[i] })
+				kept := list[:sent/10]
+				for _, d := range list[len(kept):] {
+					if err := d.SettleAll(t.Context(), Delivered); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// Three times the disk in deferrals.
+				for n := 0; n*segment.AlignmentMin < 3*size; {
+					for _, d := range kept {
+						n++
+						if err := d.Settle(t.Context(), []Outcome{{Recipient: 0, Result: Deferred, Until: time.Now().Add(time.Minute)}}); err != nil {
+							t.Fatalf("deferral %d: %v", n, err)
+						}
+					}
+					time.Sleep(2 * time.Minute)
+					if kept = inHand(t, s); len(kept) != sent/10 {
+						t.Fatalf("%d messages came back of %d", len(kept), sent/10)
+					}
+				}
+				for _, d := range kept {
+					if err := d.SettleAll(t.Context(), Delivered); err != nil {
+						t.Fatal(err)
+					}
+				}
+				resumes(t, s)
+			})
+		})
+	}
+}
+
+// Somebody else takes all that is left of the disk: what is in hand is settled nevertheless,
+// a store that is killed there opens, and when there is room again all goes on.
+func TestScenario_TheDiskIsTakenByOthers(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		texts := make(map[string]bool)
+		for i := range 40 {
+			text := fmt.Sprint("mail ", i)
+			posted(t, s, text)
+			texts[text] = true
+		}
+		time.Sleep(spaceEvery * 3 / 2) // the reserve is made
+		fs.SetCapacity(1)
+		time.Sleep(spaceEvery) // and this is seen
+		if _, err := s.Enqueue(t.Context(), mailing("too much")); !errors.Is(err, ErrFull) {
+			t.Fatalf("intake on a full disk: %v", err)
+		}
+		list := inHand(t, s)
+		for _, d := range list[:35] {
+			text, err := textOf(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+			delete(texts, text)
+		}
+		fs = fs.Clone()
+		fs.Kill()
+		s = started(t, tiny(fs))
+		if st := s.Stats(); st.InDoubt != 5 || st.WorkQueueLength != 5 {
+			t.Errorf("%d in doubt of %d, should be 5 of 5", st.InDoubt, st.WorkQueueLength)
+		}
+		for _, d := range inHand(t, s) {
+			text, err := textOf(d)
+			if err != nil || !texts[text] {
+				t.Errorf("%q is handed out: %v", text, err)
+			}
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fs.SetCapacity(1 << 40)
+		resumes(t, s)
+	})
+}
