@@ -109,7 +109,7 @@ func TestGolden(t *testing.T) {
 	if q, ok := table.FindQueue("smtp:example.com"); !ok || table.Queue(q).State.DoubtDelay != time.Hour || table.Queue(q).Live != 1 {
 		t.Error("a queue's state is lost")
 	}
-	if id, ok := table.FindKey("queue-id 4711"); !ok || id != 11 {
+	if id, _, ok := table.FindKey("queue-id 4711"); !ok || id != 11 {
 		t.Error("a key is lost")
 	}
 }

@@ -223,7 +223,7 @@ func (m *model) diff(t *Table, counts bool) string {
 		return fmt.Sprintf("keys %v, want %v", t.Keys(), m.keys)
 	}
 	for i := range keyNames {
-		got, ok := t.FindKey(keyNames[i])
+		got, _, ok := t.FindKey(keyNames[i])
 		if want, wantOK := m.findKey(keyNames[i]); got != want || ok != wantOK {
 			return fmt.Sprintf("key %q: %d, %v, want %d, %v", keyNames[i], got, ok, want, wantOK)
 		}

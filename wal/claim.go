@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -91,12 +92,28 @@ func (c *claim) start(which func(*claimRcpt) bool) {
 }
 
 // writeRuns brings the claim table up to date: the new runs first, then the old ones
-// go, so that at no instant a started recipient is missing.
+// go, so that at no instant a started recipient is missing. A run that has not changed keeps its
+// slot.
 func (c *claim) writeRuns() {
-	old := c.runs
+	if c.open == 0 {
+		for _, r := range c.runs {
+			c.s.claims.clear(r.slot)
+		}
+		c.runs = nil
+		return
+	}
+	old := c.runs // by first, as the new ones
 	c.runs = nil
+	var gone []claimRun
 	ok := true
 	c.eachRun(func(r *claimRcpt) bool { return r.started }, func(first, count uint32) {
+		for len(old) > 0 && old[0].first < first {
+			gone, old = append(gone, old[0]), old[1:]
+		}
+		if len(old) > 0 && old[0].first == first && old[0].count == count {
+			c.runs, old = append(c.runs, old[0]), old[1:]
+			return
+		}
 		var slot uint32
 		if ok {
 			slot, ok = c.s.claims.put(run{id: c.id, first: first, count: count, pos: c.s.table.Applied})
@@ -105,13 +122,15 @@ func (c *claim) writeRuns() {
 			c.runs = append(c.runs, claimRun{slot, first, count})
 		}
 	})
+	gone = append(gone, old...)
 	if !ok {
 		// No free slot for a smaller run: the old ones name more than is out. What
 		// was settled in them is told by the log.
-		c.runs = append(c.runs, old...)
+		c.runs = append(c.runs, gone...)
+		slices.SortFunc(c.runs, func(a, b claimRun) int { return cmp.Compare(a.first, b.first) })
 		return
 	}
-	for _, r := range old {
+	for _, r := range gone {
 		c.s.claims.clear(r.slot)
 	}
 }
@@ -372,6 +391,16 @@ func (s *Store) ifOver(c *claim, cause error) {
 	}
 }
 
+// clearLost takes what records have marked used out of the claim table, once for all
+// that a frame marked.
+func (s *Store) clearLost() {
+	for _, c := range s.lost {
+		c.writeRuns()
+	}
+	clear(s.lost)
+	s.lost = s.lost[:0]
+}
+
 // loseClaim ends a claim on a recipient that a record has marked used.
 func (s *Store) loseClaim(ref state.Ref) {
 	c := s.claimed[ref]
@@ -386,8 +415,8 @@ func (s *Store) loseClaim(ref state.Ref) {
 		r.st = slotDone
 	}
 	s.letGo(c, r, s.applyNow)
-	if r.started {
-		c.writeRuns()
+	if n := len(s.lost); r.started && (n == 0 || s.lost[n-1] != c) {
+		s.lost = append(s.lost, c)
 	}
 	s.ifOver(c, ErrUsed)
 }

@@ -84,7 +84,7 @@ func (s *Store) admitLocked(t *ticket) error {
 		if key == "" {
 			continue
 		}
-		if id, ok := s.table.FindKey(key); ok {
+		if id, at, ok := s.table.FindKey(key); ok && at >= s.keysFrom() {
 			p.shared, p.id = true, id
 		} else if id, ok := s.keysOut[key]; ok {
 			p.shared, p.id = true, id // its commit lies before this one, so it shares its fate
@@ -317,12 +317,15 @@ func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
 	return g, false
 }
 
+// keysFrom is the time before which keys are out of their window.
+func (s *Store) keysFrom() int64 { return s.opt.now().Add(-s.opt.KeyWindow).UnixNano() }
+
 // forgetKeys puts a record into the group that drops the keys that have outlived their
 // window. The decision is in the record: applying it reads no clock.
 func (s *Store) forgetKeys(g *group) {
 	keys := s.table.Keys()
 	n := max(len(keys)-s.opt.KeyMax, 0)
-	oldest := s.opt.now().Add(-s.opt.KeyWindow).UnixNano()
+	oldest := s.keysFrom()
 	for n < len(keys) && keys[n].At < oldest {
 		n++
 	}
@@ -363,6 +366,7 @@ func (s *Store) commit(g *group) error {
 			s.mu.Unlock()
 			return fmt.Errorf("applying what was just written: %w", err)
 		}
+		s.clearLost()
 		s.leased = g.lease
 		if g.nudge {
 			s.nudged = false

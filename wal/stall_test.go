@@ -340,3 +340,45 @@ func TestCloseUnderLoad(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// While a write hangs for longer than a limit the store takes no mail, and says so: what it
+// can't make durable it should not be given.
+func TestAdmitWhileAWriteHangs(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := faultdisk.New(memdisk.New(memdisk.Config{}))
+		s := started(t, tiny(fs))
+		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
+		done := make(chan error, 1)
+		go func() { done <- second(s.Enqueue(context.Background(), mailing("hangs"))) }()
+		<-reached
+		began := time.Now()
+		time.Sleep(hangAfter - time.Second)
+		if st := s.Stats(); st.SyncHangs || !st.SyncingSince.Equal(began) {
+			t.Errorf("a write under way since %v: %v, hangs %v", began, st.SyncingSince, st.SyncHangs)
+		}
+		if err := s.Admit(1); err != nil {
+			t.Errorf("before the limit: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if st := s.Stats(); !st.SyncHangs || !st.SyncingSince.Equal(began) {
+			t.Errorf("a write that has hung since %v: %v, hangs %v", began, st.SyncingSince, st.SyncHangs)
+		}
+		for what, err := range map[string]error{
+			"Admit":   s.Admit(1),
+			"Enqueue": second(s.Enqueue(t.Context(), mailing("more"))),
+			"Stage":   second(s.Stage(t.Context(), 0)),
+		} {
+			if !errors.Is(err, ErrFull) {
+				t.Errorf("%s while a write hangs: %v", what, err)
+			}
+		}
+		release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := s.Admit(1); err != nil || s.Stats().SyncHangs {
+			t.Errorf("when it has returned: %v", err)
+		}
+		ended(t, s)
+	})
+}

@@ -55,6 +55,7 @@ type Store struct {
 	sched     scheduler
 	claims    *claimTable
 	claimed   map[state.Ref]*claim
+	lost      []*claim // of which a frame that is being applied marked something used
 	out       int      // claims that hold a recipient
 	attempts  []*claim // started, and not in the log yet
 	starting  int      // calls that wait for an attempt to be durable
