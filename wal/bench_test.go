@@ -75,6 +75,41 @@ func BenchmarkEnqueue(b *testing.B) {
 	}
 }
 
+// BenchmarkStage is bodies that come in pieces, as DATA does: staged, then enqueued.
+func BenchmarkStage(b *testing.B) {
+	for _, size := range []int{64 << 10, 1 << 20, 25 << 20} {
+		for _, producers := range []int{1, 16} {
+			b.Run(fmt.Sprintf("body=%d/producers=%d", size, producers), func(b *testing.B) {
+				s := benchStore(b, Options{})
+				ctx, m := context.Background(), benchMail(0)
+				body := benchBody(size)
+				m.Body = nil
+				b.SetBytes(int64(size))
+				b.ReportAllocs()
+				inParallel(b, producers, func() error {
+					st, err := s.Stage(ctx, 0)
+					if err != nil {
+						return err
+					}
+					defer st.Abort()
+					for piece := range slices.Chunk(body, 32<<10) {
+						if _, err := st.Write(piece); err != nil {
+							return err
+						}
+					}
+					m := m
+					m.Staged = st
+					id, err := s.Enqueue(ctx, m)
+					if err != nil {
+						return err
+					}
+					return s.MarkUsed(ctx, id, All) // or it would fill the disk
+				})
+			})
+		}
+	}
+}
+
 // BenchmarkCycle is what an MTA does with a message: enqueue, claim, read, mark used.
 func BenchmarkCycle(b *testing.B) {
 	for _, workers := range []int{1, 64} {

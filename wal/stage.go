@@ -173,19 +173,9 @@ func (st *stream) fill(p []byte) int {
 	most := st.s.limits.stage
 	p = p[:min(len(p), most-len(st.buf))]
 	if need := len(st.buf) + len(p); need > cap(st.buf) {
-		size := max(4<<10, 4*cap(st.buf))
-		for size < need {
-			size *= 4
-		}
-		var b []byte
-		if size < most {
-			b = make([]byte, 0, size)
-		} else if pooled, ok := st.s.stageBufs.Get().(*[]byte); ok {
-			b = *pooled
-		} else {
-			b = make([]byte, 0, most)
-		}
-		st.buf = append(b, st.buf...)
+		was := st.buf
+		st.buf = append(st.s.stageBuf(need), was...)
+		st.s.freeStageBuf(was)
 	}
 	st.buf = append(st.buf, p...)
 	return len(p)
@@ -197,10 +187,35 @@ func (st *stream) drop() {
 	if st.over == nil || st.user != nil {
 		return
 	}
-	if b := st.buf[:0]; cap(b) == st.s.limits.stage {
-		st.s.stageBufs.Put(&b)
-	}
+	st.s.freeStageBuf(st.buf)
 	st.buf = nil
+}
+
+// stageSize is the length of the buffers of a class, each eight times that of the one before.
+func (s *Store) stageSize(class int) int {
+	return s.limits.stage >> (3 * (len(s.stageBufs) - 1 - class))
+}
+
+// stageBuf returns an empty buffer with room for n bytes, at most limits.stage.
+func (s *Store) stageBuf(n int) []byte {
+	class := 0
+	for s.stageSize(class) < n {
+		class++
+	}
+	if b, ok := s.stageBufs[class].Get().(*[]byte); ok {
+		return *b
+	}
+	return make([]byte, 0, s.stageSize(class))
+}
+
+func (s *Store) freeStageBuf(b []byte) {
+	b = b[:0]
+	for class := range s.stageBufs {
+		if cap(b) == s.stageSize(class) {
+			s.stageBufs[class].Put(&b)
+			return
+		}
+	}
 }
 
 // Size implements mailq.Staged.

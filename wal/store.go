@@ -87,7 +87,7 @@ type Store struct {
 	oldest    oldest
 
 	stagedBytes atomic.Int64 // that they have, or were announced with
-	stageBufs   sync.Pool    // of *[]byte, limits.stage long
+	stageBufs   [3]sync.Pool // of *[]byte, see stageBuf
 
 	tickets sync.Pool     // of *ticket, for calls that wait
 	work    chan struct{} // pokes the committer
