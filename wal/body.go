@@ -281,15 +281,18 @@ func readStored(pins []*segment.Segment, id uint64, loc segment.Pos, extents []s
 	return m, nil
 }
 
-// recipients calls fn with address and first note of the recipients that are asked for,
-// by ascending index. The record's memory may fault, so it runs under the guard of its
-// segment.
-func (m *stored) recipients(want func(i int) bool, fn func(i int, address, note []byte)) error {
+// recipients calls fn with address and first note of the recipients from first to last that
+// are asked for, by ascending index. The record's memory may fault, so it runs under the
+// guard of its segment.
+func (m *stored) recipients(first, last int, want func(i int) bool, fn func(i int, address, note []byte)) error {
 	type list interface {
 		Addresses(first int, fn func(i int, address, note []byte) bool)
 	}
 	visit := func(base int, l list) {
-		l.Addresses(0, func(i int, a, n []byte) bool {
+		l.Addresses(max(first-base, 0), func(i int, a, n []byte) bool {
+			if base+i > last {
+				return false
+			}
 			if want(base + i) {
 				fn(base+i, a, n)
 			}
@@ -333,7 +336,16 @@ func (c *claim) read() (*Delivery, error) {
 		}
 	}
 	d := Delivery{ID: ID(c.id), Recipients: make([]Slot, 0, len(c.rcpts))}
-	err = m.recipients(func(i int) bool { return c.find(i) >= 0 }, func(i int, address, note []byte) {
+	first, last := int(c.rcpts[0].index), int(c.rcpts[len(c.rcpts)-1].index)
+	next := 0
+	wanted := func(i int) bool {
+		if i != int(c.rcpts[next].index) {
+			return false
+		}
+		next++
+		return true
+	}
+	err = m.recipients(first, last, wanted, func(i int, address, note []byte) {
 		d.Recipients = append(d.Recipients, Slot{Index: i, Address: string(address), Note: append([]byte(nil), note...)})
 	})
 	if err != nil {

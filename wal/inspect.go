@@ -387,7 +387,7 @@ func checkMessage(r *recovered, m *state.Message) (err error) {
 		}
 	}
 	n := 0
-	if err := st.recipients(func(int) bool { return true }, func(int, []byte, []byte) { n++ }); err != nil {
+	if err := st.recipients(0, segment.RecipientsMax, func(int) bool { return true }, func(int, []byte, []byte) { n++ }); err != nil {
 		return err
 	}
 	if n != m.Len() {

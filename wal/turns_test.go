@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -266,4 +267,56 @@ func (c *clocked) eventually(f func() bool) {
 			c.t.Fatal("it does not come to be")
 		}
 	}
+}
+
+// A list of 100,000 in one queue is handed out a hundred at a time, to many at once, each
+// recipient to one of them.
+func TestListInParallel(t *testing.T) {
+	n, workers := 100_000, 16
+	if testing.Short() {
+		n = 5000
+	}
+	s := must(Open(t.TempDir(), Options{NoSync: true}))(t)
+	defer s.Close()
+	list := Message{Body: make([]byte, 64<<10)}
+	for i := range n {
+		list.Recipients = append(list.Recipients, Recipient{Queue: "q", Address: fmt.Sprintf("subscriber-%d@example.org", i)})
+	}
+	must(s.Enqueue(t.Context(), list))(t)
+	c := must(s.Consumer(ConsumerOptions{InFlight: workers, Queues: []string{"q"}}))(t)
+	began := time.Now()
+	got := make([]atomic.Int32, n)
+	var first, all sync.WaitGroup // the first of each worker are out together
+	first.Add(workers)
+	for range workers {
+		all.Go(func() {
+			for k := 0; ; k++ {
+				d, ok := c.TryNext("q")
+				if k == 0 {
+					first.Done()
+					first.Wait()
+				}
+				if !ok {
+					return
+				}
+				if len(d.Recipients) > maxRecipientsPer {
+					t.Errorf("a delivery to %d", len(d.Recipients))
+				}
+				for _, r := range d.Recipients {
+					if got[r.Index].Add(1) != 1 || r.Address != list.Recipients[r.Index].Address {
+						t.Errorf("recipient %d came %d times, as %q", r.Index, got[r.Index].Load(), r.Address)
+					}
+				}
+				if err := d.SettleAll(context.Background(), Delivered); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	st := s.Stats()
+	if st.Used.Delivered != int64(n) || st.WorkQueueLength != 0 {
+		t.Errorf("%+v", st)
+	}
+	t.Logf("%.0f recipients a second", float64(n)/time.Since(began).Seconds())
 }

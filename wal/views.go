@@ -226,7 +226,8 @@ func (l *listed) fill() {
 	m, err := readStored(l.pins, l.id, l.loc, l.extents)
 	if err == nil {
 		next := 0
-		err = m.recipients(func(i int) bool { return next < len(l.entries) && l.entries[next].Recipient == i },
+		err = m.recipients(l.entries[0].Recipient, l.entries[len(l.entries)-1].Recipient,
+			func(i int) bool { return next < len(l.entries) && l.entries[next].Recipient == i },
 			func(_ int, address, note []byte) {
 				e := &l.entries[next]
 				next++
