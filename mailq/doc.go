@@ -31,6 +31,21 @@
 //     never handed out again, whatever happens next.
 //   - What can't be known is said: such a recipient comes back in doubt.
 //
+// # Time
+//
+// Times are those of the machine's clock: NotBefore, Outcome.Until, ExpiresAt,
+// the ends of pauses. Nothing is due before the clock has shown its time.
+//
+// The clock may be set while mail waits; that is noticed within seconds. Set
+// forward: what it has passed is due, or has expired, and is handed out at the pace
+// of those who ask for it, within InFlight and the limits. Set back: what was
+// due and is waiting stays due; what was deferred, also by a clock that was wrong,
+// comes when the clock shows its time, or with Flush; what had expired and was
+// not settled is fresh again. Nothing is lost, and no delivery that is out is
+// touched.
+//
+// # The context
+//
 // The context of a call bounds the wait, never the mark: a Settle whose context
 // ended has still been submitted, and its claim stays until the outcome is
 // known. The error then is [ErrUnknown].
