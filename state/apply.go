@@ -259,7 +259,7 @@ func (t *Table) applyFlush(r segment.Record) {
 		return
 	}
 	for i := t.queues[q].timed; i != 0; {
-		x := t.extras[i]
+		x := *t.extra(i)
 		if r := t.Rcpt(x.ref); x.notBefore > at && r.Standing == Pending {
 			t.setExtra(x.ref, r, at, x.note)
 		}

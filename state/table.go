@@ -114,7 +114,8 @@ type Table struct {
 	index    index
 	multis   []list
 	freeMany []uint32
-	extras   []extra
+	extras   []*[slabSize]extra // by number; 0 means none
+	lastX    uint32             // highest number that was in use
 	freeX    uint32
 	extents  map[uint64][]Extent
 
@@ -177,7 +178,7 @@ type Observer interface {
 
 // NewTable returns the empty state.
 func NewTable() *Table {
-	return &Table{extras: make([]extra, 1)} // index 0 means none
+	return &Table{extras: []*[slabSize]extra{new([slabSize]extra)}}
 }
 
 // Messages is the number of messages with a recipient that is not used.
@@ -235,11 +236,11 @@ func (t *Table) Recipients(slot uint32) []Recipient {
 }
 
 // NotBefore is when a recipient is due, Unix ns; 0: at once.
-func (t *Table) NotBefore(r *Recipient) int64 { return t.extras[r.extra].notBefore }
+func (t *Table) NotBefore(r *Recipient) int64 { return t.extra(r.extra).notBefore }
 
 // Note is the note that an outcome left with a recipient; nil: the one it was
 // enqueued with stands.
-func (t *Table) Note(r *Recipient) []byte { return t.extras[r.extra].note }
+func (t *Table) Note(r *Recipient) []byte { return t.extra(r.extra).note }
 
 // Extents are the pieces of the log that a message holds beside the record at
 // Loc.
@@ -250,6 +251,8 @@ func (t *Table) Extents(m *Message) []Extent {
 	return t.extents[m.ID]
 }
 
+func (t *Table) extra(i uint32) *extra { return &t.extras[i/slabSize][i%slabSize] }
+
 func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 	if r.extra == 0 {
 		if notBefore == 0 && note == nil {
@@ -257,14 +260,17 @@ func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 		}
 		if t.freeX != 0 {
 			r.extra = t.freeX
-			t.freeX = t.extras[r.extra].next
+			t.freeX = t.extra(r.extra).next
 		} else {
-			r.extra = uint32(len(t.extras))
-			t.extras = append(t.extras, extra{})
+			t.lastX++
+			r.extra = t.lastX
+			if r.extra%slabSize == 0 {
+				t.extras = append(t.extras, new([slabSize]extra))
+			}
 		}
-		t.extras[r.extra] = extra{ref: ref}
+		*t.extra(r.extra) = extra{ref: ref}
 	}
-	x := &t.extras[r.extra]
+	x := t.extra(r.extra)
 	if x.notBefore != 0 && notBefore == 0 {
 		t.unlist(r.Queue, x)
 	} else if x.notBefore == 0 && notBefore != 0 {
@@ -280,21 +286,22 @@ func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 // list puts an extra into the list of its queue: what Flush goes through.
 func (t *Table) list(q, i uint32) {
 	first := &t.queues[q].timed
-	t.extras[i].next, t.extras[i].prev = *first, 0
+	x := t.extra(i)
+	x.next, x.prev = *first, 0
 	if *first != 0 {
-		t.extras[*first].prev = i
+		t.extra(*first).prev = i
 	}
 	*first = i
 }
 
 func (t *Table) unlist(q uint32, x *extra) {
 	if x.prev != 0 {
-		t.extras[x.prev].next = x.next
+		t.extra(x.prev).next = x.next
 	} else {
 		t.queues[q].timed = x.next
 	}
 	if x.next != 0 {
-		t.extras[x.next].prev = x.prev
+		t.extra(x.next).prev = x.prev
 	}
 	x.next, x.prev = 0, 0
 }

@@ -90,7 +90,8 @@ func TestUnrefOfALiveMessage(t *testing.T) {
 func TestMemoryIsReused(t *testing.T) {
 	w, table := newWriter(), NewTable()
 	list := append(one("local"), mailq.Recipient{Queue: "routing", NotBefore: segment.Time(5)})
-	var slots, multis, extras int
+	var slots, multis int
+	var extras uint32
 	for round := range 80 {
 		for range 20 {
 			id := w.enqueue(&mailq.Message{Recipients: list, Key: "k"}, &segment.EnqueueFields{})
@@ -102,11 +103,11 @@ func TestMemoryIsReused(t *testing.T) {
 		apply(t, table, w.frame())
 		w.frames = nil
 		if round == 0 {
-			slots, multis, extras = len(table.slab), len(table.multis), len(table.extras)
+			slots, multis, extras = len(table.slab), len(table.multis), table.lastX
 		}
 	}
-	if len(table.slab) != slots || len(table.multis) != multis || len(table.extras) != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
-		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 80", slots, multis, extras, len(table.slab), len(table.multis), len(table.extras))
+	if len(table.slab) != slots || len(table.multis) != multis || table.lastX != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
+		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 80", slots, multis, extras, len(table.slab), len(table.multis), table.lastX)
 	}
 	if len(table.keys.order) > 4096 {
 		t.Errorf("%d forgotten keys are kept", len(table.keys.order))

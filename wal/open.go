@@ -285,6 +285,16 @@ func (s *Store) buildQueues() {
 			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
 		})
 	}
+	// How many wait for a time in each queue, so that each has the memory it needs and no more.
+	timed := make([]uint32, s.table.Queues())
+	for _, slot := range slots {
+		list := s.table.Recipients(slot)
+		for i := range list {
+			if s.table.NotBefore(&list[i]) > s.applyNow {
+				timed[list[i].Queue]++
+			}
+		}
+	}
 	s.sched.bulk = true
 	for _, slot := range slots {
 		list := s.table.Recipients(slot)
@@ -294,6 +304,9 @@ func (s *Store) buildQueues() {
 				continue
 			}
 			q := s.queue(r.Queue)
+			if n := timed[r.Queue]; n > 0 && q.due == nil {
+				q.due = make(dueHeap, 0, n)
+			}
 			c := classOf(r)
 			s.sched.counts[c]++
 			q.counts[c]++
