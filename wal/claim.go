@@ -230,7 +230,7 @@ func (c *claim) Start(ctx context.Context, recipients []int) error {
 		return ErrSettled
 	}
 	if len(s.claims.free) < len(c.rcpts) {
-		return fmt.Errorf("%d deliveries under way, the claim table takes no more: %w", claimSlots, ErrFull)
+		return fmt.Errorf("%d deliveries under way, the claim table takes no more: %w", s.opt.claims, ErrFull)
 	}
 	c.start(func(r *claimRcpt) bool { return len(recipients) == 0 || slices.Contains(recipients, int(r.index)) })
 	if err := s.claims.failed(); err != nil {

@@ -25,7 +25,8 @@ import (
 //	 56  synced u64                   position through which the log is durable
 //	 64  closed u64                   where a Close left the log; 0 while open
 //	 72  generation u64               bound into the check of each slot; new at each opening
-//	 80  zeros to 4096
+//	 80  slots u64                    how many there are
+//	 88  zeros to 4096
 //	4096 slots, 32 bytes each: ID u64; first u32, count u32; position u64; check u64
 //
 // A slot is one run of recipients. Its ID is stored last and cleared first; each word
@@ -48,11 +49,14 @@ const (
 	claimSlotSize = 32
 	// claimSlots is how many runs of recipients can be under delivery at a time.
 	claimSlots = 32768
-	claimsSize = claimsHeader + claimSlots*claimSlotSize
 
 	wordSynced = 7
 	wordClosed = 8
+	wordSlots  = 10
 )
+
+// claimsSize is the size of a table in bytes.
+func claimsSize(slots int) int64 { return claimsHeader + int64(slots)*claimSlotSize }
 
 // run is a run of recipients of one message under delivery.
 type run struct {
@@ -96,16 +100,17 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	if err != nil {
 		return found, fmt.Errorf("size of %s: %w", claimsName, err)
 	}
-	if size != claimsSize {
+	if size < claimsHeader || size > claimsSize(claimSlots) || size%claimSlotSize != 0 {
 		return found, nil
 	}
-	words := make([]uint64, claimsSize/8)
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), claimsSize)
+	words := make([]uint64, size/8)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return found, fmt.Errorf("reading %s: %w", claimsName, err)
 	}
 	word := func(i int) uint64 { return words[i] }
-	if string(b[:8]) != claimsMagic || word(1) != 1 || [16]byte(b[16:32]) != uuid {
+	slots := int(size-claimsHeader) / claimSlotSize
+	if string(b[:8]) != claimsMagic || word(1) != 1 || [16]byte(b[16:32]) != uuid || word(wordSlots) != uint64(slots) {
 		return found, nil
 	}
 	now, err := dir.Identity()
@@ -115,7 +120,7 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	found.exact = now.Boot != [16]byte{} && now.Boot == [16]byte(b[32:48]) && now.Mount == word(6)
 	found.synced, found.closed = segment.Pos(word(wordSynced)), segment.Pos(word(wordClosed))
 	gen := word(9)
-	for i := range claimSlots {
+	for i := range slots {
 		w := (claimsHeader + i*claimSlotSize) / 8
 		id, n, pos, check := word(w), word(w+1), word(w+2), word(w+3)
 		if id == 0 || check != mix(id, n, pos, gen) {
@@ -128,7 +133,7 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 
 // openClaims makes the table empty and ours. What was in it must be durable in the log
 // before.
-func openClaims(dir disk.Dir, uuid [16]byte, gen uint64, synced segment.Pos) (*claimTable, error) {
+func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segment.Pos) (*claimTable, error) {
 	f, err := dir.Open(claimsName, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = dir.Create(claimsName)
@@ -137,23 +142,24 @@ func openClaims(dir disk.Dir, uuid [16]byte, gen uint64, synced segment.Pos) (*c
 		return nil, err
 	}
 	t := &claimTable{file: f, gen: gen}
-	if err := t.init(dir, uuid, synced); err != nil {
+	if err := t.init(dir, uuid, slots, synced); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", claimsName, err), f.Close())
 	}
 	return t, nil
 }
 
-func (t *claimTable) init(dir disk.Dir, uuid [16]byte, synced segment.Pos) error {
+func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment.Pos) error {
+	want := claimsSize(slots)
 	size, err := t.file.Size()
 	if err != nil {
 		return err
 	}
 	// All blocks must be there before stores go through a mapping.
-	if size != claimsSize {
-		if err := t.file.Allocate(claimsSize); err != nil {
+	if size != want {
+		if err := t.file.Allocate(want); err != nil {
 			return err
 		}
-		if err := t.file.Truncate(claimsSize); err != nil {
+		if err := t.file.Truncate(want); err != nil {
 			return err
 		}
 	}
@@ -161,28 +167,28 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, synced segment.Pos) error
 	if err != nil {
 		return err
 	}
-	t.words = make([]uint64, claimsSize/8)
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), claimsSize)
+	t.words = make([]uint64, want/8)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), want)
 	copy(b, claimsMagic)
 	t.words[1] = 1
 	copy(b[16:], uuid[:])
 	copy(b[32:], who.Boot[:])
-	t.words[6], t.words[wordSynced], t.words[9] = who.Mount, uint64(synced), t.gen
+	t.words[6], t.words[wordSynced], t.words[9], t.words[wordSlots] = who.Mount, uint64(synced), t.gen, uint64(slots)
 	if _, err := t.file.WriteAt(b, 0); err != nil {
 		return err
 	}
-	for i := uint32(claimSlots); i > 0; i-- {
+	for i := uint32(slots); i > 0; i-- {
 		t.free = append(t.free, i-1)
 	}
 	if dir.CopyOnWrite() {
 		return nil
 	}
-	m, err := t.file.MapWritable(claimsSize)
+	m, err := t.file.MapWritable(want)
 	if err != nil {
 		return err
 	}
 	t.mapping = m
-	t.words = unsafe.Slice((*uint64)(unsafe.Pointer(&m.Bytes()[0])), claimsSize/8)
+	t.words = unsafe.Slice((*uint64)(unsafe.Pointer(&m.Bytes()[0])), want/8)
 	return nil
 }
 

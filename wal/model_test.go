@@ -102,7 +102,7 @@ func TestModel(t *testing.T) {
 			cfg.LateWrite = func(string, int64) bool { return n.Add(1)%2 == 0 }
 		}
 		list := steps.Draw(rt, "steps")
-		h := newHistory(cfg, Options{SegmentSize: 64 << 10, DurableStart: rapid.Bool().Draw(rt, "durable start")})
+		h := newHistory(cfg, Options{SegmentSize: 64 << 10, claims: 1024, DurableStart: rapid.Bool().Draw(rt, "durable start")})
 		if err := h.inBubble(t, fmt.Sprint(list), func() { h.run(list) }); err != nil {
 			rt.Fatal(err)
 		}

@@ -159,7 +159,7 @@ func (s *Store) resume(r *recovered) error {
 	if err := s.writeOpen(r); err != nil {
 		return errors.Join(err, log.Close())
 	}
-	s.claims, err = openClaims(s.dir, s.uuid, log.Last().Nonce, log.End())
+	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.End())
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}

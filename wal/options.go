@@ -50,8 +50,9 @@ type Options struct {
 	// request.
 	Trace *Trace
 
-	fs  disk.FS // of tests; the operating system's
-	now func() time.Time
+	fs     disk.FS // of tests; the operating system's
+	claims int     // of tests: slots of the claim table
+	now    func() time.Time
 }
 
 // Trace is callbacks, any of which may be nil. They run on the engine's goroutines
@@ -148,6 +149,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.claims == 0 {
+		o.claims = claimSlots
 	}
 	if o.fs == nil {
 		o.fs = disk.OS()

@@ -285,6 +285,33 @@ func TestScenario_NoDoubtWithoutAStart(t *testing.T) {
 	})
 }
 
+// Rule 6.3. A table that is not as long as it says it is is none: nobody knows what stood in
+// the rest of it.
+func TestScenario_ClaimTableCutShort(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		posted(t, s, "mail")
+		taken(t, s)
+		left := fs.Clone()
+		table := files(t, left)[claimsName]
+		for _, n := range []int{len(table), len(table) - claimSlotSize, len(table) - 1, claimsHeader, 100, 0, len(table) + claimSlotSize} {
+			if err := left.Put(spool+"/"+claimsName, append([]byte(table), make([]byte, claimSlotSize)...)[:n]); err != nil {
+				t.Fatal(err)
+			}
+			d, err := left.OpenDir(spool, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := readClaims(d, s.uuid)
+			if whole := n == len(table); err != nil || found.exact != whole || len(found.runs) != b2i(whole) {
+				t.Errorf("%d of %d bytes: exact %t, %d runs, %v", n, len(table), found.exact, len(found.runs), err)
+			}
+		}
+		ended(t, s)
+	})
+}
+
 // Section 6. "Full: Claim waits." The table takes 32,768 runs of recipients.
 func TestScenario_ClaimTableFull(t *testing.T) {
 	scenario(t, func(t *testing.T) {

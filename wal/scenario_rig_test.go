@@ -28,7 +28,8 @@ func scenario(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
-func tiny(fs disk.FS) Options { return Options{SegmentSize: segment.SizeMin, fs: fs} }
+// A claim table of the usual size would be most of what a disk in memory has to copy.
+func tiny(fs disk.FS) Options { return Options{SegmentSize: segment.SizeMin, claims: 1024, fs: fs} }
 
 // roomy segments take longer bodies in one frame.
 func roomy(fs disk.FS) Options { return Options{SegmentSize: 1 << 20, fs: fs} }

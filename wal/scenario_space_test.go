@@ -21,6 +21,7 @@ func filled(t *testing.T, bound string, size int64) (*memdisk.FS, *Store, int) {
 	t.Helper()
 	fs := memdisk.New(memdisk.Config{})
 	o := tiny(fs)
+	o.claims = 0 // the usual: all of it is claimed at a time
 	if bound == "MaxBytes" {
 		o.MaxBytes = size
 	} else {

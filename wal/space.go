@@ -72,7 +72,7 @@ func (s *Store) measure() {
 func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 	free = 1 << 62
 	if most := s.opt.MaxBytes; most > 0 {
-		free, bounded = most-bytes-claimsSize-s.folds.bytes(), true
+		free, bounded = most-bytes-claimsSize(s.opt.claims)-s.folds.bytes(), true
 	}
 	if d, err := s.dir.Space(); err == nil && d.Free < free {
 		free, bounded = d.Free, false

@@ -257,7 +257,7 @@ func (f *sweeper) run(p faultdisk.Plan) {
 }
 
 func newSweeper() *sweeper {
-	h := newHistory(memdisk.Config{}, Options{SegmentSize: 64 << 10})
+	h := newHistory(memdisk.Config{}, Options{SegmentSize: 64 << 10, claims: 1024})
 	h.faulty = true
 	f := &sweeper{history: h, disk: faultdisk.New(h.fs)}
 	h.opt.fs = f.disk

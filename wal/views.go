@@ -37,7 +37,7 @@ func (s *Store) Stats() Stats {
 	}
 	st.DeadBytes = max(used-st.LiveBytes, 0)
 	st.Segments, st.DiskBytes = s.log.Files()
-	st.DiskBytes += claimsSize + s.folds.bytes()
+	st.DiskBytes += claimsSize(s.opt.claims) + s.folds.bytes()
 	if at := s.syncing.Load(); at != 0 {
 		st.SyncingSince = time.Unix(0, at)
 		st.SyncHangs = s.opt.now().Sub(st.SyncingSince) > hangAfter
