@@ -15,7 +15,7 @@ import (
 //	ID minus the one before   uvarint
 //	location minus the one before   varint
 //	enqueued minus the one before   varint, Unix seconds
-//	weight                    uvarint, in units of 8 bytes
+//	weight                    uvarint, in units of 8 bytes; at least two for each recipient
 //	shape                     u8: bit 0 expires, 1 priority, 2 keyed, 3 extents, 4 more than one recipient, 5 late
 //	expires                   uvarint, Unix seconds
 //	priority                  u8
@@ -222,8 +222,13 @@ func (c *cursor) uint64() uint64 {
 	return 0
 }
 
-// decodeEntry reads one message; queues is how many there are to name.
-func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
+// rcptWeight is what each recipient takes of the log at least, in the units of weights.
+const rcptWeight = 2
+
+// decodeEntry reads one message; queues is how many there are to name, most how much all that
+// it holds of the log can weigh. A run of recipients that are alike takes a few bytes here and
+// many in memory, but in the log each of them has bytes of its own.
+func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error {
 	step := c.uvarint()
 	e.ID = d.id + step
 	e.Loc = d.loc + segment.Pos(c.varint())
@@ -267,6 +272,9 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues uint64) error {
 		if n = c.uvarint(); n < 2 || n > segment.RecipientsMax {
 			return errEntry
 		}
+	}
+	if n*rcptWeight > min(uint64(e.Weight), most) {
+		return errEntry
 	}
 	alive := false
 	for uint64(len(e.Rcpts)) < n {

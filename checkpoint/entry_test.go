@@ -52,6 +52,7 @@ func genEntry(queues int) *rapid.Generator[state.Entry] {
 				e.Rcpts = append(e.Rcpts, r)
 			}
 		}
+		e.Weight = max(e.Weight, rcptWeight*uint32(len(e.Rcpts)))
 		alive := &e.Rcpts[rapid.IntRange(0, len(e.Rcpts)-1).Draw(t, "alive")]
 		if alive.Standing == state.Used {
 			alive.Standing, alive.Reason = state.Pending, 0
@@ -79,7 +80,7 @@ func TestEntryRoundTrip(t *testing.T) {
 		c, d := cursor{b: b}, delta{}
 		var e state.Entry // used again, as readers do
 		for i := range list {
-			if err := decodeEntry(&c, &d, &e, queues); err != nil {
+			if err := decodeEntry(&c, &d, &e, queues, math.MaxUint64); err != nil {
 				t.Fatalf("entry %d: %v", i, err)
 			}
 			got, want := e, list[i]
@@ -97,7 +98,7 @@ func TestEntryRoundTrip(t *testing.T) {
 		cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")
 		c, d = cursor{b: b[:cut:cut]}, delta{}
 		for range list {
-			if err := decodeEntry(&c, &d, &e, queues); err != nil {
+			if err := decodeEntry(&c, &d, &e, queues, math.MaxUint64); err != nil {
 				if !errors.Is(err, errEntry) {
 					t.Fatal(err)
 				}
@@ -135,7 +136,7 @@ func TestEntryMalformed(t *testing.T) {
 	many := entryBytes(func(e *state.Entry) { e.Rcpts = make([]state.EntryRecipient, 3) })
 	extents := entryBytes(func(e *state.Entry) { e.Extents = make([]state.Extent, 1) })
 	note := entryBytes(func(e *state.Entry) { e.Rcpts[0].Note = []byte("n") })
-	if err := decodeEntry(&cursor{b: other(byte(state.Used), byte(mailq.Delivered))}, &delta{}, new(state.Entry), 1); err != nil {
+	if err := decodeEntry(&cursor{b: other(byte(state.Used), byte(mailq.Delivered))}, &delta{}, new(state.Entry), 1, math.MaxUint64); err != nil {
 		t.Errorf("one used, one not: %v", err)
 	}
 	for name, b := range map[string][]byte{
@@ -166,7 +167,7 @@ func TestEntryMalformed(t *testing.T) {
 	} {
 		var e state.Entry
 		c := cursor{b: b}
-		if err := decodeEntry(&c, &delta{}, &e, 1); !errors.Is(err, errEntry) {
+		if err := decodeEntry(&c, &delta{}, &e, 1, math.MaxUint64); !errors.Is(err, errEntry) {
 			t.Errorf("%s: %v, and %+v", name, err, e)
 		}
 	}
@@ -174,10 +175,10 @@ func TestEntryMalformed(t *testing.T) {
 	c := cursor{b: append(huge(plain, 0), plain...)}
 	var d delta
 	var e state.Entry
-	if err := decodeEntry(&c, &d, &e, 1); err != nil || e.ID != math.MaxUint64 {
+	if err := decodeEntry(&c, &d, &e, 1, math.MaxUint64); err != nil || e.ID != math.MaxUint64 {
 		t.Errorf("the last ID: %v, %x", err, e.ID)
 	}
-	if err := decodeEntry(&c, &d, &e, 1); !errors.Is(err, errEntry) {
+	if err := decodeEntry(&c, &d, &e, 1, math.MaxUint64); !errors.Is(err, errEntry) {
 		t.Errorf("an ID behind the last: %v, %x", err, e.ID)
 	}
 }

@@ -367,12 +367,68 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// A few bytes can say that there are a million recipients, all alike, in each of many messages.
+// They are not believed: neither beyond the message's own weight, nor beyond what the log can
+// hold.
+func TestHostileRuns(t *testing.T) {
+	const rcpts, messages = 1 << 16, 200
+	file := func(weight uint32) []byte {
+		f := forged()
+		var d delta
+		f.sections[0], f.counts[0] = nil, messages
+		note := bytes.Repeat([]byte("note"), mailq.NoteMax/4)
+		e := state.Entry{Weight: weight, Rcpts: make([]state.EntryRecipient, rcpts)}
+		for i := range e.Rcpts {
+			e.Rcpts[i].Note = note
+		}
+		for range 2 {
+			e.ID++
+			f.sections[0] = appendEntry(f.sections[0], &d, &e, func(q uint32) uint64 { return uint64(q) })
+		}
+		one := f.sections[0][len(f.sections[0])/2:]
+		f.sections[0] = append(f.sections[0], bytes.Repeat(one, messages-2)...)
+		return f.bytes()
+	}
+	r := newReading(t)
+	for _, c := range []struct {
+		name     string
+		b        []byte
+		logBytes int64
+		memory   uint64
+	}{
+		{"of no weight", file(0), math.MaxInt64, 1 << 20},
+		{"of too little weight", file(2*rcpts - 1), math.MaxInt64, 1 << 20},
+		{"in no log", file(2 * rcpts), 0, 1 << 20},
+		{"in a log that holds less than one", file(2 * rcpts), 16*rcpts - 1, 1 << 20},
+		{"in a log that holds two", file(2 * rcpts), 2 * 16 * rcpts, 48 << 20},
+	} {
+		f, err := r.open(c.b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Bound(c.logBytes)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err = f.Load(state.NewTable())
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, segment.ErrCorrupt) || used > c.memory {
+			t.Errorf("recipients %s, in a file of %d bytes: %v, %d bytes of memory", c.name, len(c.b), err, used)
+		}
+		if err := f.Check(false); !errors.Is(err, segment.ErrCorrupt) {
+			t.Errorf("recipients %s: Check says %v", c.name, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Unreadable blocks are the device's error, not damage.
 func TestOpenUnreadable(t *testing.T) {
 	table := goldenTable()
 	for i := range 3000 { // several pages of each kind
 		table.LoadKey(state.Key{Key: "a key of some length", ID: uint64(i)})
-		table.Load(&state.Entry{ID: uint64(1000 + i), Loc: segment.MakePos(1, 0x1080), Rcpts: make([]state.EntryRecipient, 1)})
+		table.Load(&state.Entry{ID: uint64(1000 + i), Loc: segment.MakePos(1, 0x1080), Weight: 20, Rcpts: make([]state.EntryRecipient, 1)})
 	}
 	good := encoded(t, table, 1)
 	r := newReading(t)

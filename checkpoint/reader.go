@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -26,6 +27,7 @@ type File struct {
 	file     disk.File
 	mapping  disk.Mapping
 	verified bool
+	logBytes int64 // that there are: see Bound
 }
 
 // Open opens the checkpoint with a name and reads all of it but the messages. A
@@ -36,7 +38,7 @@ func Open(dir disk.Dir, name string, uuid [16]byte) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening checkpoint: %w", err)
 	}
-	c := &File{Name: name, file: f}
+	c := &File{Name: name, file: f, logBytes: math.MaxInt64}
 	if err := c.open(uuid); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -232,12 +234,18 @@ func (c *File) Messages() int64 { return int64(c.sections[sectionMessages-1].cou
 // Usage is what live messages hold, by segment. It must not be changed.
 func (c *File) Usage() map[uint32]Usage { return c.usage }
 
+// Bound says how many bytes of log there are: all segments together. A checkpoint whose
+// recipients could not be in so many is corrupt. So the memory that Load takes is in
+// proportion to the files of the store, whatever a small file says.
+func (c *File) Bound(logBytes int64) { c.logBytes = logBytes }
+
 // entries reads the messages one by one.
 type entries struct {
 	c    *File
 	cur  cursor
 	d    delta
 	left uint64
+	room uint64 // of the log, for recipients, in the units of weights
 	e    state.Entry
 }
 
@@ -246,7 +254,7 @@ const readAhead = 1 << 20
 
 func (c *File) entries() *entries {
 	s := &c.sections[sectionMessages-1]
-	return &entries{c: c, cur: cursor{b: c.mapping.Bytes()[s.off : s.off+s.length]}, left: s.count}
+	return &entries{c: c, cur: cursor{b: c.mapping.Bytes()[s.off : s.off+s.length]}, left: s.count, room: uint64(c.logBytes) / state.WeightUnit}
 }
 
 // next returns the next message, or nil at the end. The entry is valid until the
@@ -259,9 +267,10 @@ func (it *entries) next() (*state.Entry, error) {
 		return nil, nil
 	}
 	it.left--
-	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names))); err != nil {
+	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names)), it.room); err != nil {
 		return nil, it.c.corrupt(it.c.sections[0].off, err.Error())
 	}
+	it.room -= uint64(len(it.e.Rcpts)) * rcptWeight
 	return &it.e, nil
 }
 

@@ -145,7 +145,7 @@ func (t *Table) setExtents(m *Message, x []Extent) {
 
 func (t *Table) grow(m *Message, weight int64) {
 	t.Counts.Weight -= m.Bytes()
-	units := int64(m.Weight) + (weight+weightUnit-1)/weightUnit
+	units := int64(m.Weight) + (weight+WeightUnit-1)/WeightUnit
 	m.Weight = uint32(min(units, math.MaxUint32))
 	t.Counts.Weight += m.Bytes()
 }
@@ -156,6 +156,9 @@ func (t *Table) applySettle(r segment.Record) {
 		return
 	}
 	r.Runs(func(s segment.SettleRun) {
+		if s.Note != nil && !s.Result.IsUsed() {
+			s.Note = append([]byte{}, s.Note...) // one for all of the run: nobody writes into it
+		}
 		for i := s.First; i < s.First+s.Count && i < t.Msg(slot).Len(); i++ {
 			t.settle(Ref{slot, uint32(i)}, &s)
 		}
@@ -174,7 +177,7 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 	was := *r
 	note := t.Note(r)
 	if s.Note != nil {
-		note = append([]byte{}, s.Note...)
+		note = s.Note
 	}
 	wasDue := t.NotBefore(r)
 	due := wasDue

@@ -1,8 +1,10 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -382,5 +384,42 @@ func TestWeightStops(t *testing.T) {
 	apply(t, table, w.frame())
 	if table.Counts.Weight != 0 {
 		t.Errorf("%d bytes are left of it", table.Counts.Weight)
+	}
+}
+
+// One outcome for many recipients has one note in the log, and one in memory.
+func TestNoteOfARunIsShared(t *testing.T) {
+	const n = 5000
+	w, table := newWriter(), NewTable()
+	list := make([]mailq.Recipient, n)
+	for i := range list {
+		list[i] = one("local")[0]
+	}
+	id := w.enqueue(&mailq.Message{Recipients: list}, &segment.EnqueueFields{})
+	apply(t, table, w.frame())
+	note := bytes.Repeat([]byte("n"), mailq.NoteMax)
+	w.settle(id, segment.SettleRun{Count: n, Result: mailq.Deferred, Until: 5, Note: note})
+	f := w.frame()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	apply(t, table, f)
+	clear(f.Table)
+	slot, _ := table.Find(id)
+	var e Entry
+	table.Entry(slot, &e)
+	loaded := NewTable()
+	loaded.QueueNumber([]byte("local"))
+	loaded.Load(&e)
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > n*mailq.NoteMax*3/4 {
+		t.Errorf("%d bytes were allocated for a note of %d", used, len(note))
+	}
+	for _, x := range []*Table{table, loaded} {
+		slot, _ := x.Find(id)
+		for i := range uint32(n) {
+			if !bytes.Equal(x.Note(x.Rcpt(Ref{slot, i})), note) {
+				t.Fatalf("recipient %d has another note", i)
+			}
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package state
 
 import (
+	"unsafe"
+
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -56,6 +58,7 @@ func (t *Table) Load(e *Entry) uint32 {
 		t.setExtents(m, append([]Extent(nil), e.Extents...))
 	}
 	list := t.Recipients(slot)
+	var from, note []byte
 	for i := range list {
 		r, s := &list[i], &e.Rcpts[i]
 		*r = s.Recipient
@@ -65,10 +68,13 @@ func (t *Table) Load(e *Entry) uint32 {
 			continue
 		}
 		if s.NotBefore != 0 || s.Note != nil {
-			var note []byte
-			if s.Note != nil {
+			// Recipients that were written as alike share a note, as they did in the log.
+			if s.Note == nil {
+				note = nil
+			} else if note == nil || unsafe.SliceData(s.Note) != unsafe.SliceData(from) || len(s.Note) != len(from) {
 				note = append([]byte{}, s.Note...)
 			}
+			from = s.Note
 			t.setExtra(Ref{slot, uint32(i)}, r, s.NotBefore, note)
 		}
 		m.Live++

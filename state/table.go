@@ -42,7 +42,7 @@ type Recipient struct {
 type Message struct {
 	ID       uint64
 	Loc      segment.Pos // of its Enqueue record, or the newest copy of it
-	Weight   uint32      // bytes of the log that it holds, in units of weightUnit
+	Weight   uint32      // bytes of the log that it holds, in units of WeightUnit
 	Expires  uint32      // Unix seconds, rounded up; 0: never
 	Enqueued uint32      // Unix seconds; the exact time is in the record
 	Live     uint32      // recipients not used
@@ -55,9 +55,10 @@ type Message struct {
 	one      [1]Recipient
 }
 
-const (
-	weightUnit = 8
+// WeightUnit is the unit of Message.Weight, in bytes.
+const WeightUnit = 8
 
+const (
 	msgExtents = 1 << 0 // holds more of the log than the record at Loc: see Table.extents
 	msgKeyed   = 1 << 1
 	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
@@ -215,7 +216,7 @@ func (m *Message) Order() uint64 { return m.ID + uint64(m.late) }
 func (m *Message) ExpiresAt() int64 { return int64(m.Expires) * 1e9 }
 
 // Bytes is how much of the log the message holds.
-func (m *Message) Bytes() int64 { return int64(m.Weight) * weightUnit }
+func (m *Message) Bytes() int64 { return int64(m.Weight) * WeightUnit }
 
 // Rcpt is a recipient of a message.
 func (t *Table) Rcpt(r Ref) *Recipient {

@@ -116,6 +116,12 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 		return nil, fmt.Errorf("listing %s: %w", r.dir.Path(), err)
 	}
 	var files []*checkpoint.File
+	var logBytes int64 // at most
+	for _, f := range list {
+		if _, ok := segment.ParseName(f.Name); ok {
+			logBytes += min(f.Size, segment.SizeMax)
+		}
+	}
 	for _, f := range slices.Backward(list) { // names sort by position
 		if _, ok := checkpoint.ParseName(f.Name); !ok {
 			continue
@@ -138,6 +144,7 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 			}
 			return nil, err
 		}
+		c.Bound(logBytes)
 		files = append(files, c)
 	}
 	return files, nil
