@@ -120,6 +120,7 @@ var subjects = []struct {
 	{"keys", keyTests},
 	{"replace", replaceTests},
 	{"stage", stageTests},
+	{"staged", stagedTests},
 	{"groups", groupTests},
 	{"model", modelTests},
 }

@@ -51,6 +51,16 @@ var mutants = []struct{ bug, subtest string }{
 	{"takes mail for a suspended queue", "queues/a suspended queue takes nothing"},
 	{"forgets the keys of the dead", "keys/also after the message is used, and reopening"},
 	{"forgets a replacement", "replace/a recipient by others"},
+	{"takes a body twice", "stage/taken once"},
+	{"ignores Abort", "stage/aborted"},
+	{"keeps the caller's slices", "staged/the caller's bytes are his again"},
+	{"does not read back what came last", "staged/read back while it is written"},
+	{"takes another store's body", "staged/of another store"},
+	{"takes half a body", "staged/a Write that failed is final"},
+	{"leaves staged bodies open", "staged/after Close"},
+	{"leaves staged bodies open", "staged/while the store shuts down"},
+	{"counts what was staged for ever", "staged/Stats counts them"},
+	{"forgets a batch's bounce", "staged/a settle with a staged bounce"},
 	{"ignores Limit", "groups/Limit"},
 
 	// The random histories must find on their own what they are there for.

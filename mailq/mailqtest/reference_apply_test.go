@@ -9,6 +9,10 @@ import (
 
 // add enqueues what check has passed.
 func (s *refStore) add(m mailq.Message) mailq.ID {
+	if g, ok := m.Staged.(*refStaged); ok {
+		g.end()
+		m.Body = g.b
+	}
 	if id, ok := s.d.keys[m.Key]; ok && m.Key != "" && (s.bug != "forgets the keys of the dead" || s.message(id) != nil) {
 		return id
 	}
@@ -21,9 +25,6 @@ func (s *refStore) add(m mailq.Message) mailq.ID {
 	}
 	if m.Key != "" {
 		s.d.keys[m.Key] = m.ID
-	}
-	if g, ok := m.Staged.(*refStaged); ok {
-		g.over, m.Body = true, g.b
 	}
 	if s.bug != "keeps the caller's slices" {
 		m.Body = slices.Clone(m.Body)

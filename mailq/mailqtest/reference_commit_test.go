@@ -64,12 +64,10 @@ func (s *refStore) checkRecipients(field string, list []mailq.Recipient) error {
 func (s *refStore) checkMessage(m mailq.Message, taken map[any]bool) error {
 	body := int64(len(m.Body))
 	if m.Staged != nil {
-		g, ok := m.Staged.(*refStaged)
-		if !ok || g.s != s || g.over || taken[g] || m.Body != nil {
-			return &mailq.FieldError{Field: "Staged", Reason: "not of this store, taken, aborted, or beside a Body"}
+		var err error
+		if body, err = s.checkStaged(m, taken); err != nil {
+			return err
 		}
-		taken[g] = true
-		body = int64(len(g.b))
 	}
 	if m.ID != 0 && (!s.d.reserved[m.ID] || taken[m.ID]) {
 		return &mailq.FieldError{Field: "ID", Reason: "not reserved, or used"}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io"
 	"iter"
 	"slices"
 	"strings"
@@ -80,6 +79,7 @@ type refStore struct {
 	wake      chan struct{} // closed and made anew when anything changes
 	consumers []*refConsumer
 	claims    map[*refClaim]bool
+	staged    map[*refStaged]bool
 	commits   int64
 	turn      int64 // counts claims, for fairness
 }
@@ -93,7 +93,7 @@ func refOpen(bug string) OpenFunc {
 			return nil, fmt.Errorf("open %s: it is open", dir)
 		}
 		d.open = true
-		return &refStore{bug: bug, d: d, wake: make(chan struct{}), claims: map[*refClaim]bool{}}, nil
+		return &refStore{bug: bug, d: d, wake: make(chan struct{}), claims: map[*refClaim]bool{}, staged: map[*refStaged]bool{}}, nil
 	}
 }
 
@@ -219,6 +219,10 @@ func (s *refStore) Stats() mailq.Stats {
 		tally(&q, x)
 	}
 	t.Pending, t.Deferred, t.Held, t.Claimed, t.InDoubt = q.Pending, q.Deferred, q.Held, q.Claimed, q.InDoubt
+	for g := range s.staged {
+		t.Staged++
+		t.StagedBytes += max(g.size, int64(len(g.b)))
+	}
 	t.WorkQueueLength = t.Enqueued - t.Used.Total()
 	for _, m := range s.d.messages {
 		if t.OldestPin.IsZero() || m.at.Before(t.OldestPin) {
@@ -347,55 +351,4 @@ func (s *refStore) Flush(_ context.Context, queue string) error {
 	})
 	s.changed()
 	return nil
-}
-
-// refStaged is a body that is not a message yet.
-type refStaged struct {
-	s    *refStore
-	mu   sync.Mutex
-	b    []byte
-	over bool // taken or aborted
-}
-
-func (s *refStore) Stage(_ context.Context, size int64) (mailq.Staged, error) {
-	if err := s.Admit(size); err != nil {
-		return nil, err
-	}
-	return &refStaged{s: s}, nil
-}
-
-func (g *refStaged) Write(p []byte) (int, error) {
-	if err := g.s.Admit(g.Size() + int64(len(p))); err != nil {
-		return 0, err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.over {
-		return 0, &mailq.FieldError{Field: "Staged", Reason: "taken or aborted"}
-	}
-	g.b = append(g.b, p...)
-	return len(p), nil
-}
-
-func (g *refStaged) ReadAt(p []byte, off int64) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return readAt(g.b, p, off)
-}
-
-func (g *refStaged) Size() int64 { g.mu.Lock(); defer g.mu.Unlock(); return int64(len(g.b)) }
-func (g *refStaged) Abort()      { g.mu.Lock(); defer g.mu.Unlock(); g.over = true }
-
-func readAt(b, p []byte, off int64) (int, error) {
-	if off < 0 {
-		return 0, &mailq.FieldError{Field: "off", Reason: "negative"}
-	}
-	n := 0
-	if off < int64(len(b)) {
-		n = copy(p, b[off:])
-	}
-	if n < len(p) {
-		return n, io.EOF
-	}
-	return n, nil
 }

@@ -25,8 +25,8 @@ func (e *env) stage(body []byte) mailq.Staged {
 	s, err := e.store.Stage(e.ctx, 0)
 	e.must(err)
 	rest := body
-	for n := 1; len(rest) > 0; n = n*3 + 1 {
-		n := min(n, len(rest), 100_000)
+	for n := 1; len(rest) > 0; n = min(n*3+1, 100_000) {
+		n := min(n, len(rest))
 		if m, err := s.Write(rest[:n]); m != n || err != nil {
 			e.Fatalf("Write of %d: %d, %v", n, m, err)
 		}
