@@ -20,7 +20,9 @@ type Options struct {
 	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. So
 	// it is to be well above six times SegmentSize. 0: no bound but the disk.
 	MaxBytes int64
-	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB.
+	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB. With segments
+	// below 512 KiB it is less, since the list of a body's chunks must fit into one: 31 MiB
+	// with the smallest.
 	MaxMessage int64
 	// StageTimeout is how long a staged body is kept after the last Write to it, at most 24
 	// hours. Default 1 hour. None is kept longer than 24 times that.

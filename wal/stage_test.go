@@ -594,3 +594,43 @@ func TestStagedLongerThanASegment(t *testing.T) {
 		}
 	}
 }
+
+// The longest body that the smallest segments take, and one byte more.
+func TestStagedLongestWithTheSmallestSegments(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 37 MiB into segments of 64 KiB")
+	}
+	s, err := Open(t.TempDir(), Options{SegmentSize: segment.SizeMin, NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ended(t, s)
+	most := s.opt.MaxMessage
+	if most < 31<<20 {
+		t.Errorf("no body above %d bytes is taken", most)
+	}
+	st, err := s.Stage(t.Context(), most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := benchBody(4000)
+	for n := int64(0); n < most; n += int64(len(piece)) {
+		if _, err := st.Write(piece[:min(int64(len(piece)), most-n)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Enqueue(t.Context(), stagedMail(st)); err != nil {
+		t.Fatal(err)
+	}
+	if d := taken(t, s); d.Body.Size() != most {
+		t.Errorf("%d bytes came back of %d", d.Body.Size(), most)
+	}
+	for what, err := range map[string]error{
+		"Stage": second(s.Stage(t.Context(), most+1)), "Admit": s.Admit(most + 1), "Enqueue": second(s.Enqueue(t.Context(), Message{
+			Body: make([]byte, most+1), Recipients: []Recipient{{Queue: "q"}}})),
+	} {
+		if !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s of one byte more: %v", what, err)
+		}
+	}
+}
