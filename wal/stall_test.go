@@ -6,6 +6,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -31,52 +32,52 @@ func letter() Message {
 // is let go only when that write has returned: else it could land on the next owner's log.
 // Contexts end meanwhile, and other calls go on.
 func TestScenario_LockOutlivesStalledWrite(t *testing.T) {
-	s, fs := faulty(t)
-	ctx := context.Background()
-	if _, err := s.Enqueue(ctx, letter()); err != nil {
-		t.Fatal(err)
-	}
-	reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
-	waiting := make(chan error, 1)
-	go func() {
-		_, err := s.Enqueue(ctx, letter())
-		waiting <- err
-	}()
-	<-reached
-	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-	defer cancel()
-	if _, err := s.Enqueue(short, letter()); !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a context that ended: %v", err)
-	}
-	if st := s.Stats(); st.Pending != 1 || st.SyncingSince.IsZero() {
-		t.Errorf("while the write hangs: %+v", st)
-	}
-	if err := s.Close(); !errors.Is(err, ErrUnknown) {
-		t.Errorf("Close while a write hangs: %v", err)
-	}
-	if _, err := s.Enqueue(ctx, letter()); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
-	if _, err := Open("/store", Options{fs: fs}); !errors.Is(err, ErrLocked) {
-		t.Errorf("the directory was opened while a write was under way: %v", err)
-	}
-	release()
-	if err := <-waiting; err != nil {
-		t.Errorf("the one whose write hung: %v", err)
-	}
-	var again *Store
-	for deadline := time.Now().Add(10 * time.Second); again == nil; {
-		var err error
-		if again, err = Open("/store", Options{SegmentSize: 64 << 10, fs: fs}); err != nil && (!errors.Is(err, ErrLocked) || time.Now().After(deadline)) {
+	scenario(t, func(t *testing.T) {
+		s, fs := faulty(t)
+		ctx := context.Background()
+		if _, err := s.Enqueue(ctx, letter()); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if n := again.Stats().Pending; n < 2 {
-		t.Errorf("%d pending, at least the two acknowledged ones should be there", n)
-	}
-	if err := again.Close(); err != nil {
-		t.Fatal(err)
-	}
+		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := s.Enqueue(ctx, letter())
+			waiting <- err
+		}()
+		<-reached
+		short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		if _, err := s.Enqueue(short, letter()); !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a context that ended: %v", err)
+		}
+		if st := s.Stats(); st.Pending != 1 || st.SyncingSince.IsZero() {
+			t.Errorf("while the write hangs: %+v", st)
+		}
+		if err := s.Close(); !errors.Is(err, ErrUnknown) {
+			t.Errorf("Close while a write hangs: %v", err)
+		}
+		if _, err := s.Enqueue(ctx, letter()); !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		if _, err := Open("/store", Options{fs: fs}); !errors.Is(err, ErrLocked) {
+			t.Errorf("the directory was opened while a write was under way: %v", err)
+		}
+		release()
+		if err := <-waiting; err != nil {
+			t.Errorf("the one whose write hung: %v", err)
+		}
+		synctest.Wait()
+		again, err := Open("/store", Options{SegmentSize: 64 << 10, fs: fs})
+		if err != nil {
+			t.Fatalf("when the write had returned: %v", err)
+		}
+		if n := again.Stats().Pending; n < 2 {
+			t.Errorf("%d pending, at least the two acknowledged ones should be there", n)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestScenario_FailedWriteLatches: after a write of the log has failed nobody gets a nil,
