@@ -85,9 +85,7 @@ func (c *claim) start(which func(*claimRcpt) bool) {
 	}
 	c.writeRuns()
 	c.durable = false
-	if len(c.s.attempts) == 0 {
-		c.s.poke()
-	}
+	c.s.armMarker(markerAfter)
 	c.s.attempts = append(c.s.attempts, c)
 }
 

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// markerAfter is how long the last commit stays without a promise when nothing
-	// follows it: the window in which, after a power cut, damage can't be told from a torn write.
-	markerAfter = 20 * time.Millisecond
 	// leaseBlock is how many IDs a frame leases beyond those handed out.
 	leaseBlock = 1 << 16
 	// retryFull is how often a write is tried again on a full disk.
@@ -23,8 +20,9 @@ const (
 )
 
 // submit gives a batch its place in the log and encodes it there. When it returns nil the
-// committer has the ticket; when it returns an error nothing was written and the ticket
-// is the caller's. It waits, with ctx, while the group that fills has no room.
+// committer has the ticket, or the caller has been the committer; when it returns an error
+// nothing was written and the ticket is the caller's. It waits, with ctx, while the group
+// that fills has no room.
 func (s *Store) submit(ctx context.Context, t *ticket) error {
 	if err := s.check(t); err != nil {
 		return err
@@ -61,7 +59,11 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 	// Poked before, an idle committer would only wait for the bytes.
 	t.encode()
 	g.encoding.Done()
-	s.poke()
+	if t.leads {
+		s.lead(t)
+	} else {
+		s.poke()
+	}
 	return nil
 }
 
@@ -243,80 +245,6 @@ func (t *ticket) encode() {
 	}
 }
 
-// run is the committer: the one goroutine that appends to the log and applies what is
-// durable, in log order.
-func (s *Store) run() {
-	defer close(s.done)
-	marker := time.NewTimer(markerAfter)
-	defer marker.Stop()
-	for {
-		due := false
-		select {
-		case <-s.work:
-		case <-marker.C:
-			due = true
-		}
-		for {
-			g, end := s.takeGroup(due)
-			if g == nil {
-				if end {
-					return
-				}
-				break
-			}
-			if err := s.commit(g); err != nil {
-				s.fail(g, err)
-				return
-			}
-			due = false
-		}
-		// The last commit, and attempts that found no ride, want a Marker.
-		if s.wantsMarker() {
-			marker.Reset(markerAfter)
-		}
-	}
-}
-
-func (s *Store) wantsMarker() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.log.Last().Kind != segment.Marker || len(s.attempts) > 0
-}
-
-// takeGroup takes the group that has filled, or an empty one where a Marker is due. It
-// returns none when there is nothing to do; end says that the store is closing and all
-// that was submitted is done.
-func (s *Store) takeGroup(markerDue bool) (g *group, end bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g = s.filling
-	lease := s.nextID >= s.leased // somebody may be waiting for an ID
-	urgent := s.starting > 0 || s.nudged
-	wanted := markerDue && (s.log.Last().Kind != segment.Marker || len(s.attempts) > 0)
-	if g == nil || g.empty() && !wanted && !lease && !urgent {
-		return nil, s.phase >= closing
-	}
-	// Attempts ride along; those that were settled since need no record.
-	kept := s.attempts[:0]
-	for _, c := range s.attempts {
-		if !c.noteAttempt(g) {
-			kept = append(kept, c)
-		}
-	}
-	clear(s.attempts[len(kept):])
-	s.attempts = kept
-	if s.spare != nil {
-		s.filling, s.spare = s.spare, nil
-	} else {
-		s.filling = nil // until the one that is written is done
-	}
-	g.nudge = s.nudged
-	s.forgetKeys(g)
-	g.lease = s.nextID + leaseBlock
-	s.roomy.Broadcast()
-	return g, false
-}
-
 // keysFrom is the time before which keys are out of their window.
 func (s *Store) keysFrom() int64 { return s.opt.now().Add(-s.opt.KeyWindow).UnixNano() }
 
@@ -374,7 +302,7 @@ func (s *Store) commit(g *group) error {
 	}
 	s.placed -= g.placed
 	for _, t := range g.tickets {
-		t.pos = f.Pos
+		t.pos, t.group = f.Pos, nil
 		s.settled(t)
 	}
 	s.afterAttempts(g)
@@ -382,19 +310,6 @@ func (s *Store) commit(g *group) error {
 	for _, t := range g.tickets {
 		t.finish()
 	}
-	s.mu.Lock()
-	g.reset()
-	if !g.large {
-		if s.filling == nil {
-			s.filling = g
-		} else {
-			s.spare = g
-		}
-	} else if s.filling == nil {
-		s.filling = newGroup(s.limits.table, s.limits.body)
-	}
-	s.roomy.Broadcast()
-	s.mu.Unlock()
 	if f.Len > 0 {
 		if n := f.Pos.Segment(); n != s.segment {
 			s.segment = n

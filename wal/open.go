@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/mtawal/mtawal/checkpoint"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -170,6 +171,7 @@ func (s *Store) resume(r *recovered) error {
 	s.table.Observer = s
 	s.measure()
 	s.segment = log.End().Segment()
+	s.committer.marker, s.committer.armed = time.NewTimer(markerAfter), true
 	s.bg.Add(3)
 	go s.run()
 	go s.clock()

@@ -3,6 +3,8 @@ package wal
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -382,4 +384,86 @@ func TestAdmitWhileAWriteHangs(t *testing.T) {
 		}
 		ended(t, s)
 	})
+}
+
+// TestContextBoundsTheWaitOfTheOnlyCaller: with nobody else about, a caller would write
+// itself; one whose context may end must not, or a write that hangs would outlast it.
+func TestContextBoundsTheWaitOfTheOnlyCaller(t *testing.T) {
+	s, fs := faulty(t)
+	reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
+	defer release()
+	ctx, cancel := context.WithCancel(context.Background())
+	told := make(chan error, 1)
+	go func() {
+		_, err := s.Enqueue(ctx, letter())
+		told <- err
+	}()
+	<-reached
+	cancel()
+	select {
+	case err := <-told:
+		if !errors.Is(err, ErrUnknown) || !errors.Is(err, context.Canceled) {
+			t.Errorf("a context that ended: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the caller is still in the write")
+	}
+	release()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.Pending != 1 {
+		t.Errorf("what may have been committed was: %d pending, want 1", st.Pending)
+	}
+}
+
+// TestCommitsBehindACallerThatWrites: a caller that writes for itself hands what came
+// meanwhile to the engine; nobody waits for the next call.
+func TestCommitsBehindACallerThatWrites(t *testing.T) {
+	s, fs := faulty(t)
+	ctx := context.Background()
+	for range 20 {
+		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := s.Enqueue(ctx, letter()); err != nil {
+				t.Error(err)
+			}
+		})
+		<-reached
+		h := s.Submit(Batch{Enqueue: []Message{letter()}}) // placed while the write hangs
+		release()
+		if _, err := h.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	}
+	if st := s.Stats(); st.Pending != 40 {
+		t.Errorf("%d pending, want 40", st.Pending)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTraceRunsOnTheEnginesGoroutines: what a callback does to its goroutine is not done to
+// that of a caller.
+func TestTraceRunsOnTheEnginesGoroutines(t *testing.T) {
+	durable := make(chan string, 100)
+	s, err := Open("/store", Options{SegmentSize: 64 << 10, fs: memdisk.New(memdisk.Config{}), Trace: &Trace{Durable: func(CommitInfo) {
+		b := make([]byte, 16<<10)
+		durable <- string(b[:runtime.Stack(b, false)])
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Enqueue(context.Background(), letter()); err != nil {
+		t.Fatal(err)
+	}
+	if stack := <-durable; strings.Contains(stack, "Enqueue") {
+		t.Errorf("the callback ran in the call:\n%s", stack)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

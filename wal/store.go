@@ -75,6 +75,7 @@ type Store struct {
 	staged    int                  // of them by Stage, and not over
 	filling   *group
 	spare     *group
+	committer committer
 	roomy     *sync.Cond // on mu: filling has room again, or the store ends
 	phase     phase
 	failure   error         // why the store latched
@@ -90,8 +91,8 @@ type Store struct {
 	stageBufs   [3]sync.Pool // of *[]byte, see stageBuf
 
 	tickets sync.Pool     // of *ticket, for calls that wait
-	work    chan struct{} // pokes the committer
-	done    chan struct{} // the committer has ended
+	work    chan struct{} // pokes run
+	done    chan struct{} // run has ended, and nobody commits any more
 	commits atomic.Int64
 	shut    atomic.Bool // intake has ended, for Admit
 	limits  groupLimits
@@ -101,7 +102,7 @@ type Store struct {
 	space   diskRoom
 	floor   floor
 	rotated chan struct{}
-	segment uint32 // of the last commit, for the committer
+	segment uint32 // of the last commit, for whoever commits
 	closing sync.Once
 	bg      sync.WaitGroup
 }

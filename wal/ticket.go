@@ -25,6 +25,7 @@ type ticket struct {
 
 	done   chan struct{} // closed, or sent to once if pooled
 	pooled bool
+	leads  bool // the caller may do the committer's work itself
 	err    error
 	pos    segment.Pos // of its first record, once durable
 	group  *group
@@ -83,13 +84,16 @@ type settleWrite struct {
 	from int         // index of the first of them
 }
 
-// ticket returns one that is used by one waiting call.
+// ticket returns one that is used by one waiting call. The call does the committer's work
+// if nothing ends its wait: else a write that hangs would outlast its context. Callbacks
+// are promised a goroutine of the engine.
 func (s *Store) ticket(ctx context.Context) *ticket {
 	t, _ := s.tickets.Get().(*ticket)
 	if t == nil {
 		t = &ticket{done: make(chan struct{}, 1), pooled: true}
 	}
 	t.s = s
+	t.leads = ctx.Done() == nil && s.opt.Trace == nil
 	return t
 }
 
