@@ -231,6 +231,7 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 		l.refused = h
 		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
 	}
+	l.tail.Wrote(l.off, l.off+h.Len)
 	l.last, l.off, l.total = h, l.off+h.Len, h.Total
 	l.bytes.Add(h.Len)
 	l.end.Store(uint64(h.End()))
@@ -289,6 +290,7 @@ func (l *Log) rotate(last bool) error {
 		return err
 	}
 	l.mu.Lock()
+	l.tail.Sealed()
 	l.ends[l.tail.Number] = l.off
 	l.segments[next.Number] = next
 	l.tail, l.off = next, next.First()

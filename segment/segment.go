@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mtawal/mtawal/internal/disk"
 )
@@ -25,6 +26,9 @@ func ParseName(name string) (number uint32, ok bool) {
 type Segment struct {
 	Header
 	File disk.File
+
+	fresh atomic.Int64 // offset from which on nothing needs to be brought in
+	begun int64        // where this owner began to write; of the goroutine that writes
 
 	mu      sync.Mutex
 	mapping disk.Mapping // made on first use
@@ -76,7 +80,9 @@ func newSegment(f disk.File, number uint32, uuid [16]byte) (*Segment, error) {
 	case h.Size != size:
 		return nil, corrupt(fmt.Sprintf("is %d bytes long, its header says %d", size, h.Size))
 	}
-	return &Segment{Header: h, File: f, refs: 1}, nil
+	seg := &Segment{Header: h, File: f, refs: 1}
+	seg.Sealed()
+	return seg, nil
 }
 
 // Acquire takes a reference. The caller holds one already, directly or through
@@ -143,6 +149,34 @@ func (s *Segment) Map() (disk.Mapping, error) {
 	return s.mapping, nil
 }
 
+// freshBytes is how much of what was written last is taken to be in the page cache: little
+// enough that it stays there as long as anything does, more than a log takes in while
+// consumers who keep up are a few commits behind.
+const freshBytes = 4 << 20
+
+// Wrote says that the log has written from one offset to another, through the page cache,
+// one stretch behind the other.
+func (s *Segment) Wrote(from, to int64) {
+	if s.fresh.Load() >= s.Size {
+		s.begun = from
+	}
+	s.fresh.Store(max(s.begun, to-freshBytes))
+}
+
+// Sealed says that no more will be written: all of it may go cold.
+func (s *Segment) Sealed() { s.fresh.Store(s.Size) }
+
+// Populate brings bytes of the segment in, so that reading them in its mapping does not
+// wait for the device in a page fault, which the scheduler does not see. What was written a
+// moment ago is there without being asked for: the call costs more than reading a record
+// does. Either way the reader is guarded.
+func (s *Segment) Populate(m disk.Mapping, off, n int64) error {
+	if off >= s.fresh.Load() {
+		return nil
+	}
+	return m.Populate(off, n)
+}
+
 func (s *Segment) corrupt(off int64, reason string) error {
 	return &CorruptError{Segment: s.Number, File: s.File.Name(), Offset: off, Reason: reason}
 }
@@ -169,7 +203,7 @@ func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int
 		if off < 0 || off > int64(len(b))-RecordHeaderSize {
 			return s.corrupt(off, "no record fits here")
 		}
-		if err := m.Populate(off, RecordHeaderSize); err != nil {
+		if err := s.Populate(m, off, RecordHeaderSize); err != nil {
 			return err
 		}
 		n := RecordLen(b[off:])
@@ -177,7 +211,7 @@ func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int
 			return s.corrupt(off, "record length out of range")
 		}
 		if off%AlignmentMin+n > AlignmentMin { // it goes on in the next page
-			if err := m.Populate(off, n); err != nil {
+			if err := s.Populate(m, off, n); err != nil {
 				return err
 			}
 		}
@@ -195,7 +229,7 @@ func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int
 		if at < 0 {
 			return s.corrupt(off, "record points before the segment")
 		}
-		if err := m.Populate(at, min(FrameHeaderSize, int64(len(b))-at)); err != nil {
+		if err := s.Populate(m, at, min(FrameHeaderSize, int64(len(b))-at)); err != nil {
 			return err
 		}
 		h, ok, err := DecodeFrameHeader(&s.Header, at, b[at:])

@@ -107,10 +107,19 @@ func (p *piece) view(off, n int64, f func([]byte) error) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Populate(p.off+off, n); err != nil {
-		return fmt.Errorf("reading a body in %s: %w", p.seg.File.Name(), err)
+	if err := p.seg.Populate(m, p.off+off, n); err != nil {
+		return p.unreadable(err)
 	}
+	return p.show(m, off, n, f)
+}
+
+// show is view of what is in memory.
+func (p *piece) show(m disk.Mapping, off, n int64, f func([]byte) error) error {
 	return disk.Guard(m, func() error { return f(m.Bytes()[p.off+off : p.off+off+n : p.off+off+n]) })
+}
+
+func (p *piece) unreadable(err error) error {
+	return fmt.Errorf("reading a body in %s: %w", p.seg.File.Name(), err)
 }
 
 // copy fills buf from an offset that is in range.
@@ -177,9 +186,17 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 	return n, b.read(func() error { return nil })
 }
 
-// check compares the bytes with the checksums they were enqueued with.
+// check compares the bytes with the checksums they were enqueued with. All of them are
+// brought in first, whenever they were written: a claim does that once.
 func (p *piece) check(id uint64, crc uint32) error {
-	return p.view(0, p.n, func(v []byte) error {
+	m, err := p.seg.Map()
+	if err != nil {
+		return err
+	}
+	if err := m.Populate(p.off, p.n); err != nil {
+		return p.unreadable(err)
+	}
+	return p.show(m, 0, p.n, func(v []byte) error {
 		if segment.BodyCRC(id, v) != crc {
 			return &segment.CorruptError{Segment: p.seg.Number, File: p.seg.File.Name(), Offset: p.off, Reason: "a body fails its checksum"}
 		}

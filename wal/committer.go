@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/mtawal/mtawal/segment"
@@ -51,6 +52,9 @@ func (s *Store) run() {
 // committing. The write bounds how long that takes, so it is for callers who would wait as
 // long in any case.
 func (s *Store) lead(t *ticket) {
+	// Whoever else is about to submit gets to do so first, and rides along: where many
+	// were woken by the commit before, the first of them would go alone.
+	runtime.Gosched()
 	g, _ := s.takeGroup(t, false)
 	if g != nil && s.commitAndRelease(g) {
 		s.poke()

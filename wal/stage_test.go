@@ -499,6 +499,8 @@ func TestStagedWhenTheStoreTakesNothing(t *testing.T) {
 		s := started(t, tiny(fs))
 		st, more := stagedBody(t, s, "dear"), stagedBody(t, s, long("dear"))
 		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.ENOSPC, Only: []disk.Op{disk.OpWriteDurable}})
+		s.Submit(Batch{Enqueue: []Message{mailing("finds the disk full")}})
+		synctest.Wait() // else the chunks may all be in the log's hands before it has
 		if _, err := st.Write([]byte(long("dear"))); !errors.Is(err, ErrFull) {
 			t.Errorf("on a full disk: %v", err)
 		}
