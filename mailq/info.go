@@ -58,6 +58,9 @@ type Entry struct {
 	Priority   int8      `json:"priority,omitempty"`
 	Envelope   []byte    `json:"-"`
 	Size       int64     `json:"size"` // of the body
+	// Token is what Delivery.Token is: with it, whoever knows what a receiver has
+	// can settle what is in doubt without a delivery.
+	Token string `json:"-"`
 	// Err says what is wrong with a damaged one.
 	Err error `json:"-"`
 }

@@ -382,7 +382,7 @@ func (c *claim) read() (*Delivery, error) {
 	}
 	// The scheduler knows whole seconds, the record the instant.
 	d.Expired = c.expired || !d.ExpiresAt.IsZero() && !c.s.opt.now().Before(d.ExpiresAt)
-	d.Token = c.s.token + "-" + d.ID.String()
+	d.Token = c.s.tokenOf(d.ID)
 	b := &body{size: m.size, pieces: m.body, pins: c.pins}
 	s := c.s
 	s.mu.Lock()

@@ -140,6 +140,9 @@ func (s *Store) NewID() ID {
 	return ID(id)
 }
 
+// tokenOf names a message among those of all stores.
+func (s *Store) tokenOf(id ID) string { return s.token + "-" + id.String() }
+
 // Enqueue implements mailq.Store.
 func (s *Store) Enqueue(ctx context.Context, m Message) (ID, error) {
 	t := s.ticket(ctx)

@@ -129,7 +129,9 @@ func (s *Store) Entries(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
 				l := &list[i]
 				l.fill()
 				release(l.pins)
+				token := s.tokenOf(ID(l.id))
 				for _, e := range l.entries {
+					e.Token = token
 					if f.Limit > 0 && given == f.Limit {
 						releaseAll(list[i+1:])
 						return

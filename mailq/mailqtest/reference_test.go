@@ -243,6 +243,7 @@ func (s *refStore) list(f mailq.Filter) []mailq.Entry {
 		x := mailq.Entry{
 			ID: r.m.ID, Recipient: r.index, Queue: r.Queue, Address: r.Address, Note: r.Note, State: r.state(now), InDoubt: r.inDoubt, Attempts: r.attempts,
 			NotBefore: r.NotBefore, EnqueuedAt: r.m.at, ExpiresAt: r.m.ExpiresAt, Priority: r.m.Priority, Envelope: r.m.Envelope, Size: int64(len(r.m.Body)),
+			Token: s.d.uuid + "-" + r.m.ID.String(),
 		}
 		if f.ID != 0 && f.ID != x.ID || f.Queue != "" && f.Queue != x.Queue || !strings.HasPrefix(x.Queue, f.Prefix) ||
 			f.State != 0 && f.State != x.State || f.InDoubt && !x.InDoubt && s.bug != "ignores a filter" {

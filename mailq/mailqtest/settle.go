@@ -316,6 +316,11 @@ func settleToken(e *env) {
 				e.Errorf("round %d: %v and %v have the same token %q", round, d.ID, id, d.Token)
 			}
 			tokens[d.ID], seen[d.Token] = d.Token, d.ID
+			for _, x := range e.entries(mailq.Filter{ID: d.ID}) {
+				if x.Token != d.Token {
+					e.Errorf("round %d: Entries says that the token of %v is %q, the delivery %q", round, d.ID, x.Token, d.Token)
+				}
+			}
 		}
 		for _, d := range out {
 			e.settleAll(d, mailq.Deferred)
