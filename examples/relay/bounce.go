@@ -22,6 +22,9 @@ const bounceHeadersMax = 32 << 10
 // two paragraphs for each of the 100 recipients of a delivery.
 const bounceMax = 1 << 20
 
+// bouncePriority: mail from people goes first.
+const bouncePriority = -1
+
 // bounceBody is a delivery status notification (RFC 3464) about the recipients
 // that failed.
 func bounceBody(cfg config, id mailq.ID, env envelope, d *mailq.Delivery, failed []verdict) []byte {
@@ -31,7 +34,14 @@ func bounceBody(cfg config, id mailq.ID, env envelope, d *mailq.Delivery, failed
 	text := part(w, "text/plain; charset=utf-8")
 	fmt.Fprintf(text, "This is the mail system at %s.\r\n\r\nYour message could not be delivered to:\r\n\r\n", cfg.hostname)
 	for _, v := range failed {
-		fmt.Fprintf(text, "<%s>\r\n    %s\r\n", pathOf(v.slot.Address), v.reply)
+		fmt.Fprintf(text, "<%s>\r\n", pathOf(v.slot.Address))
+		if v.result == mailq.Expired {
+			fmt.Fprintf(text, "    given up; the last answer was:\r\n")
+		}
+		fmt.Fprintf(text, "    %s\r\n", v.reply)
+		if v.slot.InDoubt {
+			fmt.Fprintf(text, "    an earlier attempt broke off, and may have delivered it\r\n")
+		}
 	}
 
 	kind, headers := "message/delivery-status", "text/rfc822-headers"
@@ -47,8 +57,8 @@ func bounceBody(cfg config, id mailq.ID, env envelope, d *mailq.Delivery, failed
 			addressType = "utf-8"
 		}
 		fmt.Fprintf(status, "\r\nFinal-Recipient: %s; %s\r\nAction: failed\r\nStatus: %s\r\nDiagnostic-Code: smtp; %s\r\n",
-			addressType, pathOf(v.slot.Address), statusOf(v.reply), v.reply)
-		if host, _, err := net.SplitHostPort(cfg.nextHop); err == nil {
+			addressType, pathOf(v.slot.Address), statusOf(v), v.reply)
+		if host, _, err := net.SplitHostPort(cfg.hostFor(d.Queue)); err == nil {
 			fmt.Fprintf(status, "Remote-MTA: dns; %s\r\n", host)
 		}
 	}
@@ -78,9 +88,12 @@ func part(w *multipart.Writer, contentType string) io.Writer {
 }
 
 // statusOf is the enhanced code in a reply such as "550 5.1.1 no such user", or
-// 5.0.0 if it has none.
-func statusOf(reply string) string {
-	fields := strings.Fields(reply)
+// 5.0.0 if it has none; of one given up, that its time was over (RFC 3463).
+func statusOf(v verdict) string {
+	if v.result == mailq.Expired {
+		return "4.4.7"
+	}
+	fields := strings.Fields(v.reply)
 	if len(fields) >= 2 && strings.HasPrefix(fields[1], "5.") {
 		return fields[1]
 	}
@@ -97,4 +110,15 @@ func returned(body mailq.Body) []byte {
 		return nil
 	}
 	return headerOf(b[:n])
+}
+
+// headerOf is the header of a message, with its last line end.
+func headerOf(content []byte) []byte {
+	if bytes.HasPrefix(content, []byte("\r\n")) {
+		return nil
+	}
+	if end := bytes.Index(content, []byte("\r\n\r\n")); end >= 0 {
+		return content[:end+2]
+	}
+	return content
 }

@@ -75,10 +75,10 @@ func parseReport(t *testing.T, b []byte) report {
 
 func TestBounceIsADeliveryStatusNotification(t *testing.T) {
 	cfg := config{hostname: "relay.test", nextHop: "hop.test:25"}
-	d := &mailq.Delivery{ID: 7, EnqueuedAt: time.Unix(1e9, 0), Body: newBody("Subject: hello\r\nX-A: b\r\n\r\nsecret body\r\n")}
+	d := &mailq.Delivery{ID: 7, Queue: "smtp:far.test", EnqueuedAt: time.Unix(1e9, 0), Body: newBody("Subject: hello\r\nX-A: b\r\n\r\nsecret body\r\n")}
 	b := bounceBody(cfg, 8, envelope{From: "alice@local.test"}, d, []verdict{
-		{mailq.Slot{Address: "x@far.test"}, mailq.Failed, "550 5.1.1 no such user"},
-		{mailq.Slot{Address: "a b@far.test"}, mailq.Failed, "554 go away"},
+		{slot: mailq.Slot{Address: "x@far.test"}, result: mailq.Failed, reply: "550 5.1.1 no such user"},
+		{slot: mailq.Slot{Address: "a b@far.test"}, result: mailq.Failed, reply: "554 go away"},
 	})
 	r := parseReport(t, b)
 	for field, want := range map[string]string{
@@ -118,8 +118,8 @@ func TestBounceStaysSmall(t *testing.T) {
 	d := &mailq.Delivery{ID: 7, Body: newBody("Subject: " + strings.Repeat("x", 10*bounceHeadersMax))}
 	var failed []verdict
 	for range 100 {
-		failed = append(failed, verdict{mailq.Slot{Address: strings.Repeat("x", localPartMax) + "@" + strings.Repeat("d", domainMax)},
-			mailq.Failed, "550 5.1.1 " + strings.Repeat("y", replyMax)})
+		failed = append(failed, verdict{slot: mailq.Slot{Address: strings.Repeat("x", localPartMax) + "@" + strings.Repeat("d", domainMax)},
+			result: mailq.Failed, reply: "550 5.1.1 " + strings.Repeat("y", replyMax)})
 	}
 	b := bounceBody(config{hostname: "relay.test"}, 8, envelope{From: "a@b"}, d, failed)
 	if len(b) > bounceMax {

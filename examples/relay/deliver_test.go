@@ -42,6 +42,10 @@ type noClaim struct{ mailq.Claim }
 
 func (noClaim) Release() {}
 
+func (noClaim) Start(context.Context, []int) error { return nil }
+
+func (noClaim) Context() context.Context { return context.Background() }
+
 func TestFailureWaitsForRoomForItsBounce(t *testing.T) {
 	store := &fullStore{}
 	r := &relay{cfg: testConfig(t), store: store, log: slog.New(slog.DiscardHandler)}
@@ -52,8 +56,8 @@ func TestFailureWaitsForRoomForItsBounce(t *testing.T) {
 	d := mailq.NewDelivery(mailq.Delivery{ID: 7, Envelope: env, Body: newBody("a: b\r\n\r\n")}, noClaim{})
 	before := time.Now()
 	r.settle(d, []verdict{
-		{mailq.Slot{Index: 0}, mailq.Delivered, ""},
-		{mailq.Slot{Index: 1}, mailq.Failed, "550 no"},
+		{slot: mailq.Slot{Index: 0}, result: mailq.Delivered, reply: ""},
+		{slot: mailq.Slot{Index: 1}, result: mailq.Failed, reply: "550 no"},
 	})
 	if len(store.settled) != 2 {
 		t.Fatalf("%d outcomes, want 2", len(store.settled))

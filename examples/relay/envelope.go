@@ -27,19 +27,6 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	return e, nil
 }
 
-const (
-	localQueue   = "local"
-	remotePrefix = "smtp:"
-)
-
-// queueOf names the queue that mail for a domain waits in.
-func (c config) queueOf(domain string) string {
-	if c.local[domain] {
-		return localQueue
-	}
-	return remotePrefix + domain
-}
-
 // Limits of an address in bytes: RFC 5321 section 4.5.3.1, and the name of a
 // queue.
 const (

@@ -35,7 +35,7 @@ func TestSplitAddress(t *testing.T) {
 		if local != tt.local || domain != tt.domain || ok != tt.ok {
 			t.Errorf("splitAddress(%q) = %q, %q, %v", tt.in, local, domain, ok)
 		}
-		if queue := (config{}).queueOf(domain); ok && len(queue) > mailq.QueueNameMax {
+		if queue := (config{}).queueFor(tt.in, domain); ok && len(queue) > mailq.QueueNameMax {
 			t.Errorf("%q: a queue name of %d bytes", tt.in, len(queue))
 		}
 	}

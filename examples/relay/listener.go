@@ -1,16 +1,18 @@
 package main
 
 import (
+	"io"
 	"net"
 	"sync"
 	"time"
 )
 
-// drainListener is a listener whose Close also ends the reading of its
-// connections: those that wait for a command are told 421 by the server,
-// those that wait for a reply get it first.
+// drainListener is a listener with a limit of connections, whose Close also ends
+// the reading of those there are: those that wait for a command are told 421 by
+// the server, those that wait for a reply get it first.
 type drainListener struct {
 	net.Listener
+	most int // connections at a time
 
 	mu       sync.Mutex
 	draining bool
@@ -20,20 +22,36 @@ type drainListener struct {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// Accept implements net.Listener.
+// Accept implements net.Listener. Connections over the limit are told so.
 func (l *drainListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if c := l.add(conn); c != nil {
+			return c, nil
+		}
+		// Nobody cares whether it gets there, but it must not hold up the others.
+		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(conn, "421 4.3.2 too many connections, try again later\r\n")
+		_ = conn.Close()
 	}
+}
+
+// add returns nil if there are enough.
+func (l *drainListener) add(conn net.Conn) net.Conn {
 	c := &drainConn{Conn: conn, listener: l}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conns == nil {
 		l.conns = make(map[*drainConn]struct{})
 	}
+	if len(l.conns) >= l.most {
+		return nil
+	}
 	l.conns[c] = struct{}{}
-	return c, nil
+	return c
 }
 
 // Close implements net.Listener.

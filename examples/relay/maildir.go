@@ -58,6 +58,10 @@ func (m maildir) deliver(env envelope, d *mailq.Delivery, s mailq.Slot) error {
 		if err := writeMail(tmp, env, d, s); err != nil {
 			return err
 		}
+		// From here on it may have been delivered.
+		if err := d.Start(d.Context(), s.Index); err != nil {
+			return err
+		}
 		if err := os.Rename(tmp, filepath.Join(string(m), sub, name)); err != nil {
 			return err
 		}
@@ -111,6 +115,11 @@ func writeMail(path string, env envelope, d *mailq.Delivery, s mailq.Slot) (err 
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return f.Sync()
+}
+
+// sync makes what was delivered survive a power cut.
+func (m maildir) sync() error {
+	return errors.Join(syncDir(filepath.Join(string(m), "new")), syncDir(filepath.Join(string(m), "cur")))
 }
 
 func syncDir(dir string) error {

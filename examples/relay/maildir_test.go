@@ -44,7 +44,7 @@ func TestMaildirDeliversOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &mailq.Delivery{Token: "token", Body: newBody(content)}
+			d := mailq.NewDelivery(mailq.Delivery{Token: "token", Body: newBody(content)}, noClaim{})
 			for _, s := range []mailq.Slot{first, {Address: "carol@local.test"}} {
 				if err := box.deliver(env, d, s); err != nil {
 					t.Fatal(err)

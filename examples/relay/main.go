@@ -14,78 +14,12 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/wal"
 )
-
-// config is what the flags say.
-type config struct {
-	listen   string
-	storeDir string
-	maildir  string
-	hostname string
-	local    map[string]bool // domains delivered into the Maildir, lower case
-	nextHop  string          // host:port for all other mail; "": there is no other mail
-
-	workers       int
-	maxSize       int64 // bytes of a message
-	maxRecipients int
-	retryBase     time.Duration
-	retryMax      time.Duration
-	stopTimeout   time.Duration
-	commandWait   time.Duration // for a reply of the next hop
-	finalWait     time.Duration // for the transfer of a body, then for the reply to the final dot
-}
-
-func parseFlags(args []string, output io.Writer) (config, error) {
-	var c config
-	var domains string
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
-	fs.SetOutput(output)
-	fs.StringVar(&c.listen, "listen", "127.0.0.1:2525", "`address` to accept SMTP on; there is no authentication, keep it on loopback")
-	fs.StringVar(&c.storeDir, "store", "queue", "`directory` of the store")
-	fs.StringVar(&c.maildir, "maildir", "Maildir", "`directory` that mail for local domains goes to")
-	fs.StringVar(&c.hostname, "hostname", host, "`name` of this relay in greetings and headers")
-	fs.StringVar(&domains, "local-domains", "localhost", "`domains` delivered into the Maildir, separated by commas")
-	fs.StringVar(&c.nextHop, "next-hop", "", "`host:port` that all other mail goes to; without it only local mail is accepted")
-	fs.IntVar(&c.workers, "workers", 8, "deliveries at a time")
-	fs.Int64Var(&c.maxSize, "max-size", 10<<20, "largest message in `bytes`")
-	fs.IntVar(&c.maxRecipients, "max-recipients", 1000, "most recipients of a message")
-	fs.DurationVar(&c.retryBase, "retry-base", time.Minute, "wait before the second attempt; it doubles each time")
-	fs.DurationVar(&c.retryMax, "retry-max", 4*time.Hour, "longest wait between attempts")
-	fs.DurationVar(&c.stopTimeout, "stop-timeout", 30*time.Second, "what deliveries under way get to finish on SIGTERM")
-	fs.DurationVar(&c.commandWait, "command-timeout", 5*time.Minute, "wait for a reply of the next hop")
-	fs.DurationVar(&c.finalWait, "data-timeout", 10*time.Minute, "time to send a body, then wait for the reply to the final dot")
-	if err := fs.Parse(args); err != nil {
-		return config{}, err
-	}
-	c.local = make(map[string]bool)
-	for d := range strings.SplitSeq(domains, ",") {
-		if d = strings.ToLower(strings.TrimSpace(d)); d != "" {
-			c.local[d] = true
-		}
-	}
-	switch {
-	case fs.NArg() > 0:
-		return config{}, fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	case c.workers < 1 || c.maxRecipients < 1 || c.maxSize < 1:
-		return config{}, errors.New("-workers, -max-recipients and -max-size must be at least 1")
-	case c.retryBase <= 0 || c.retryMax < c.retryBase:
-		return config{}, errors.New("-retry-base must be above 0 and at most -retry-max")
-	case c.stopTimeout <= 0 || c.commandWait <= 0 || c.finalWait <= 0:
-		return config{}, errors.New("timeouts must be above 0")
-	}
-	return c, nil
-}
 
 func main() {
 	cfg, err := parseFlags(os.Args[1:], os.Stderr)
@@ -110,6 +44,17 @@ type relay struct {
 	store mailq.Store
 	box   maildir
 	log   *slog.Logger
+	flush <-chan os.Signal // all that is deferred is to be tried now
+}
+
+func storeOptions(cfg config, log *slog.Logger) wal.Options {
+	return wal.Options{
+		MaxMessage:    max(cfg.maxSize, bounceMax) + headerRoom,
+		MaxRecipients: max(cfg.maxRecipients, wal.MaxRecipientsDefault), // lists have more
+		StagedMax:     cfg.maxConnections,
+		StageTimeout:  2 * idleMax, // a client is cut off before
+		Logger:        log,
+	}
 }
 
 // run opens the store, says on out where it listens, and relays mail until ctx
@@ -120,16 +65,15 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	store, err := wal.Open(cfg.storeDir, wal.Options{
-		MaxMessage:    max(cfg.maxSize, bounceMax) + headerRoom,
-		MaxRecipients: cfg.maxRecipients,
-		Logger:        log,
-	})
+	store, err := wal.Open(cfg.storeDir, storeOptions(cfg, log))
 	if err != nil {
 		return fmt.Errorf("opening the store %s: %w", cfg.storeDir, err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 
+	flush := make(chan os.Signal, 1)
+	signal.Notify(flush, syscall.SIGHUP)
+	defer signal.Stop(flush)
 	l, err := net.Listen("tcp", cfg.listen)
 	if err != nil {
 		return err
@@ -137,33 +81,64 @@ func run(ctx context.Context, cfg config, out io.Writer) (err error) {
 	if _, err := fmt.Fprintln(out, "listening", l.Addr()); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	r := &relay{cfg: cfg, store: store, box: box, log: log}
+	r := &relay{cfg: cfg, store: store, box: box, log: log, flush: flush}
 	return r.serve(ctx, l)
 }
 
-// serve runs both sides until ctx ends or one of them fails, then stops them in
+// flushAll makes all that is deferred due, and asks the hosts that were down.
+func (r *relay) flushAll(ctx context.Context, s *sites) error {
+	s.retry()
+	for q, err := range r.store.Queues(ctx) {
+		if err != nil {
+			return err
+		}
+		if q.Deferred == 0 {
+			continue
+		}
+		if err := r.store.Flush(ctx, q.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve looks through what a crash left, then runs both sides until ctx ends or one of them fails, then stops them in
 // bounded time. It shuts the store down.
 func (r *relay) serve(ctx context.Context, l net.Listener) error {
+	if err := errors.Join(r.setPolicies(ctx), r.resolveDoubt(ctx)); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	consumer, err := r.store.Consumer(mailq.ConsumerOptions{
 		InFlight: r.cfg.workers,
-		// One destination that hangs leaves the other half of the workers.
+		// One host that hangs leaves the other half of the workers.
 		PerGroup: max(1, r.cfg.workers/2),
+		// A delivery can't have happened before the final dot.
+		ManualStart: true,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("opening the consumer: %w", err), l.Close())
 	}
+	sites := newSites(r.cfg, consumer)
 	failed := make(chan error, r.cfg.workers+1)
 	var workers sync.WaitGroup
 	for range r.cfg.workers {
-		workers.Go(func() { failed <- r.work(consumer) })
+		workers.Go(func() { failed <- r.work(consumer, sites) })
 	}
 	srv := r.newServer()
-	workers.Go(func() { failed <- srv.Serve(&drainListener{Listener: l}) })
+	workers.Go(func() { failed <- srv.Serve(&drainListener{Listener: l, most: r.cfg.maxConnections}) })
 
 	var cause error
-	select {
-	case <-ctx.Done():
-	case cause = <-failed:
+	for waiting := true; waiting; {
+		select {
+		case <-r.flush:
+			if err := r.flushAll(ctx, sites); err != nil {
+				r.log.Warn("not all of the queues is tried now", "err", err)
+			}
+		case <-ctx.Done():
+			waiting = false
+		case cause = <-failed:
+			waiting = false
+		}
 	}
 
 	// First the doors: whoever is idle gets 421, whoever waits for a 250 gets

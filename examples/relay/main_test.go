@@ -49,7 +49,7 @@ func testConfig(t *testing.T, args ...string) config {
 // openStore opens the store of cfg. Whoever serves it shuts it down.
 func openStore(t *testing.T, cfg config) mailq.Store {
 	t.Helper()
-	store, err := wal.Open(cfg.storeDir, wal.Options{})
+	store, err := wal.Open(cfg.storeDir, storeOptions(cfg, slog.New(slog.NewTextHandler(t.Output(), nil))))
 	if err != nil {
 		t.Fatal(err)
 	}

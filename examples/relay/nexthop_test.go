@@ -229,7 +229,7 @@ func TestConnectionIsReused(t *testing.T) {
 		if _, err := store.Enqueue(t.Context(), mailq.Message{
 			Envelope:   env,
 			Body:       []byte("Received: from\r\nSubject: test\r\n\r\nthe body\r\n.\r\n"),
-			Recipients: []mailq.Recipient{{Queue: cfg.queueOf("far.test"), Address: fmt.Sprintf("r%d@far.test", i)}},
+			Recipients: []mailq.Recipient{{Queue: cfg.queueFor("r@far.test", "far.test"), Address: fmt.Sprintf("r%d@far.test", i)}},
 		}); err != nil {
 			t.Fatal(err)
 		}

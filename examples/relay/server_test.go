@@ -17,10 +17,42 @@ import (
 // stubStore takes everything, or nothing.
 type stubStore struct {
 	mailq.Store
-	admit, enqueue error
+	admit, stage, write, enqueue error
 
-	mu  sync.Mutex
-	got []mailq.Message
+	mu      sync.Mutex
+	got     []mailq.Message
+	aborted int
+}
+
+// stubStaged is a body in memory.
+type stubStaged struct {
+	mailq.Staged
+	store *stubStore
+	taken bool
+	bytes []byte
+}
+
+func (s *stubStaged) Write(p []byte) (int, error) {
+	if s.store.write != nil {
+		return 0, s.store.write
+	}
+	s.bytes = append(s.bytes, p...)
+	return len(p), nil
+}
+
+func (s *stubStaged) Abort() {
+	if !s.taken {
+		s.store.mu.Lock()
+		defer s.store.mu.Unlock()
+		s.store.aborted++
+	}
+}
+
+func (s *stubStore) Stage(context.Context, int64) (mailq.Staged, error) {
+	if s.stage != nil {
+		return nil, s.stage
+	}
+	return &stubStaged{store: s}, nil
 }
 
 func (s *stubStore) NewID() mailq.ID   { return 0xabc }
@@ -32,6 +64,9 @@ func (s *stubStore) Enqueue(_ context.Context, m mailq.Message) (mailq.ID, error
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	body := m.Staged.(*stubStaged)
+	body.taken = true
+	m.Body = body.bytes
 	s.got = append(s.got, m)
 	return m.ID, nil
 }
@@ -52,7 +87,7 @@ func startServer(t *testing.T, store mailq.Store, args ...string) (addr string, 
 	r := &relay{cfg: testConfig(t, args...), store: store, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	srv := r.newServer()
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(&drainListener{Listener: l}) }()
+	go func() { done <- srv.Serve(&drainListener{Listener: l, most: r.cfg.maxConnections}) }()
 	stop = sync.OnceValue(func() error { return errors.Join(srv.Shutdown(t.Context()), <-done) })
 	t.Cleanup(func() {
 		// The test's context has ended here.
@@ -114,6 +149,16 @@ func TestServerReplies(t *testing.T) {
 			[]string{hello, "250", from, "250", to, "250", "BDAT 10 LAST\nSubject:", "250 2.0.0 OK: queued as 0000000000000abc"}},
 		{"full", &stubStore{enqueue: full}, nil,
 			[]string{hello, "250", from, "250", to, "250", "DATA", "354", mail, "452 4.3.1 ", from, "250"}},
+		{"no stage", &stubStore{stage: full}, nil,
+			[]string{hello, "250", from, "250", to, "250", "DATA", "354", mail, "452 4.3.1 ", from, "250"}},
+		{"full in the middle", &stubStore{write: full}, nil,
+			[]string{hello, "250", from, "250", to, "250", "DATA", "354", mail, "452 4.3.1 ", from, "250"}},
+		{"full in the middle of BDAT", &stubStore{write: full}, nil,
+			[]string{hello, "250", from, "250", to, "250", "BDAT 10 LAST\nSubject:", "452 4.3.1 ", from, "250"}},
+		{"reset in the middle", &stubStore{}, nil,
+			[]string{hello, "250", from, "250", to, "250", "BDAT 10\nSubject:", "250", "RSET", "250", from, "250"}},
+		{"given up by the store", &stubStore{write: context.DeadlineExceeded}, nil,
+			[]string{hello, "250", from, "250", to, "250", "DATA", "354", mail, "451 4.3.0 "}},
 		{"closed", &stubStore{enqueue: mailq.ErrClosed}, nil,
 			[]string{hello, "250", from, "250", to, "250", "DATA", "354", mail, "421 4.3.2 "}},
 		{"failed", &stubStore{enqueue: fmt.Errorf("%w: sync", mailq.ErrFailed)}, nil,

@@ -22,6 +22,8 @@ const (
 // nextHop is a connection to the next hop, or none. One worker uses it.
 type nextHop struct {
 	cfg    config
+	host   string // host:port
+	sites  *sites
 	conn   net.Conn
 	client *smtp.Client // nil: not connected
 }
@@ -31,7 +33,9 @@ func (h *nextHop) connected() bool { return h.client != nil }
 // send makes one attempt and says what became of each recipient.
 func (h *nextHop) send(env envelope, d *mailq.Delivery) []verdict {
 	if err := h.connect(d.Context()); err != nil {
-		return verdicts(d.Recipients, mailq.Deferred, h.hostReply(err))
+		reply := h.hostReply(err)
+		h.sites.failed(h.host, reply)
+		return verdicts(d.Recipients, mailq.Deferred, reply)
 	}
 	// Should the claim end (the store closes), the talk ends too.
 	conn := h.conn
@@ -63,6 +67,14 @@ func (h *nextHop) send(env envelope, d *mailq.Delivery) []verdict {
 	return append(vs, h.data(accepted, d)...)
 }
 
+func indexes(slots []mailq.Slot) []int {
+	var is []int
+	for _, s := range slots {
+		is = append(is, s.Index)
+	}
+	return is
+}
+
 func (h *nextHop) rcpt(address string) error {
 	if !h.connected() {
 		return errors.New("connection lost")
@@ -89,6 +101,12 @@ func (h *nextHop) data(accepted []mailq.Slot, d *mailq.Delivery) []verdict {
 		h.drop() // no dot: half a message is none
 		return verdicts(accepted, mailq.Deferred, h.hostReply(err))
 	}
+	// If the process dies from here on, the store says that it may have been
+	// delivered. Who was removed from the queue meanwhile is not sent to.
+	if err := d.Start(d.Context(), indexes(accepted)...); err != nil {
+		h.drop()
+		return verdicts(accepted, mailq.Deferred, "451 4.3.0 not sent: "+oneLine(err.Error(), replyMax))
+	}
 	if _, err = w.CloseWithResponse(); err != nil {
 		if reply, ok := errors.AsType[*smtp.SMTPError](err); ok && reply.Code/100 != 2 {
 			return h.refused(accepted, err)
@@ -111,6 +129,7 @@ func (h *nextHop) refused(slots []mailq.Slot, err error) []verdict {
 	}
 	if reply.Code == 421 {
 		h.drop()
+		h.sites.failed(h.host, replyText(reply))
 	}
 	if reply.Code/100 == 5 {
 		return verdicts(slots, mailq.Failed, replyText(reply))
@@ -132,11 +151,11 @@ func (h *nextHop) connect(ctx context.Context) error {
 	if h.connected() {
 		return nil
 	}
-	if h.cfg.nextHop == "" {
-		return errors.New("no next hop is configured")
+	if h.host == "" {
+		return errors.New("no next hop is configured for this domain")
 	}
 	dialer := net.Dialer{Timeout: dialWait}
-	conn, err := dialer.DialContext(ctx, "tcp", h.cfg.nextHop)
+	conn, err := dialer.DialContext(ctx, "tcp", h.host)
 	if err != nil {
 		return err
 	}
@@ -149,6 +168,7 @@ func (h *nextHop) connect(ctx context.Context) error {
 		return err
 	}
 	h.conn, h.client = conn, client
+	h.sites.reached(h.host)
 	return nil
 }
 
