@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"net"
 	"net/textproto"
@@ -15,6 +17,9 @@ const cut = ""
 
 // scriptedHop is an SMTP server that answers what the test says.
 type scriptedHop struct {
+	// greet says the greeting; nil: 220. digest keeps the hash of contents instead of them.
+	greet  func() string
+	digest bool
 	// rcpt and data say the reply to a recipient and to the final dot; nil: 250.
 	rcpt func(address string) string
 	data func(transaction int) string // counted from 1, over all connections
@@ -81,7 +86,11 @@ func (h *scriptedHop) serve(conn net.Conn) {
 		_, err := io.WriteString(conn, reply+"\r\n")
 		return err == nil
 	}
-	if !say("220 hop.test") {
+	greeting := "220 hop.test"
+	if h.greet != nil {
+		greeting = h.greet()
+	}
+	if !say(greeting) {
 		return
 	}
 	var m hopMail
@@ -95,7 +104,7 @@ func (h *scriptedHop) serve(conn net.Conn) {
 		path, _, _ = strings.Cut(path, ">")
 		switch verb, _, _ := strings.Cut(line, " "); strings.ToUpper(verb) {
 		case "EHLO":
-			reply = "250-hop.test\r\n250-8BITMIME\r\n250 SIZE 1000000"
+			reply = "250-hop.test\r\n250-8BITMIME\r\n250 SIZE 100000000"
 		case "MAIL":
 			m = hopMail{from: path}
 		case "RCPT":
@@ -113,11 +122,10 @@ func (h *scriptedHop) serve(conn net.Conn) {
 			if n == h.noDot || !say("354 go on") {
 				return
 			}
-			b, err := io.ReadAll(r.DotReader())
-			if err != nil {
+			var err error
+			if m.content, err = h.read(r.DotReader()); err != nil {
 				return
 			}
-			m.content = string(b)
 			if h.data != nil {
 				reply = h.data(n)
 			}
@@ -134,6 +142,16 @@ func (h *scriptedHop) serve(conn net.Conn) {
 			return
 		}
 	}
+}
+
+func (h *scriptedHop) read(r io.Reader) (string, error) {
+	if h.digest {
+		sum := sha256.New()
+		_, err := io.Copy(sum, r)
+		return fmt.Sprintf("%x", sum.Sum(nil)), err
+	}
+	b, err := io.ReadAll(r)
+	return string(b), err
 }
 
 // got returns what arrived so far and over how many connections.

@@ -75,7 +75,7 @@ func startRelay(t *testing.T, cfg config, store mailq.Store) (addr string) {
 
 // startStoppable leaves the stopping to the caller; at the end of the test it
 // is stopped in any case.
-func startStoppable(t *testing.T, cfg config, store mailq.Store) (addr string, stop func() error) {
+func startStoppable(t *testing.T, cfg config, store mailq.Store, with ...func(*relay)) (addr string, stop func() error) {
 	t.Helper()
 	box, err := openMaildir(cfg.maildir)
 	if err != nil {
@@ -86,6 +86,9 @@ func startStoppable(t *testing.T, cfg config, store mailq.Store) (addr string, s
 		t.Fatal(err)
 	}
 	r := &relay{cfg: cfg, store: store, box: box, log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, f := range with {
+		f(r)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.serve(ctx, l) }()
