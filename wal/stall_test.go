@@ -130,51 +130,52 @@ func second[T any](_ T, err error) error { return err }
 // TestScenario_DuplicateKeyWaitsForFirst: a retry with the same key is not answered before
 // the first is durable, and shares its fate.
 func TestScenario_DuplicateKeyWaitsForFirst(t *testing.T) {
-	s, fs := faulty(t)
-	ctx := context.Background()
-	m := letter()
-	m.Key = "k"
-	reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
-	ids := make(chan ID, 2)
-	for range 2 {
-		go func() {
-			id, err := s.Enqueue(ctx, m)
-			if err != nil {
-				t.Error(err)
-			}
-			ids <- id
-		}()
-		<-reached // the first is on its way before the second comes
-	}
-	select {
-	case id := <-ids:
-		t.Errorf("%v was acknowledged while the write of the first hung", id)
-	case <-time.After(50 * time.Millisecond):
-	}
-	release()
-	if a, b := <-ids, <-ids; a != b {
-		t.Errorf("two IDs for one key: %v and %v", a, b)
-	}
-	if st := s.Stats(); st.Enqueued != 1 {
-		t.Errorf("%d enqueued, want 1", st.Enqueued)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	scenario(t, func(t *testing.T) {
+		s, fs := faulty(t)
+		ctx := context.Background()
+		m := letter()
+		m.Key = "k"
+		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
+		ids := make(chan ID, 2)
+		for range 2 {
+			go func() {
+				id, err := s.Enqueue(ctx, m)
+				if err != nil {
+					t.Error(err)
+				}
+				ids <- id
+			}()
+			<-reached // the first is on its way before the second comes
+		}
+		synctest.Wait()
+		if n := len(ids); n > 0 {
+			t.Errorf("%d acknowledged while the write of the first hung", n)
+		}
+		release()
+		if a, b := <-ids, <-ids; a != b {
+			t.Errorf("two IDs for one key: %v and %v", a, b)
+		}
+		if st := s.Stats(); st.Enqueued != 1 {
+			t.Errorf("%d enqueued, want 1", st.Enqueued)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 
-	// The first fails: so does the second, and neither is told an ID.
-	s, fs = faulty(t)
-	fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			if id, err := s.Enqueue(ctx, m); !errors.Is(err, ErrFailed) {
-				t.Errorf("%v, %v", id, err)
-			}
-		})
-	}
-	wg.Wait()
-	_ = s.Close() // ErrFailed, as above
+		// The first fails: so does the second, and neither is told an ID.
+		s, fs = faulty(t)
+		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				if id, err := s.Enqueue(ctx, m); !errors.Is(err, ErrFailed) {
+					t.Errorf("%v, %v", id, err)
+				}
+			})
+		}
+		wg.Wait()
+		_ = s.Close() // ErrFailed, as above
+	})
 }
 
 // TestScenario_ReservedIDNeverAgain: an ID that was shown and never used is not given
