@@ -58,14 +58,18 @@ func TestFailureWaitsForRoomForItsBounce(t *testing.T) {
 	r.settle(d, []verdict{
 		{slot: mailq.Slot{Index: 0}, result: mailq.Delivered, reply: ""},
 		{slot: mailq.Slot{Index: 1}, result: mailq.Failed, reply: "550 no"},
+		{slot: mailq.Slot{Index: 2}, result: mailq.Expired, reply: "550 no"},
+		{slot: mailq.Slot{Index: 3}, result: mailq.Replaced, replace: []mailq.Recipient{{Queue: "local"}}},
 	})
-	if len(store.settled) != 2 {
-		t.Fatalf("%d outcomes, want 2", len(store.settled))
+	if len(store.settled) != 4 {
+		t.Fatalf("%d outcomes, want 4", len(store.settled))
 	}
 	if o := store.settled[0]; o.Result != mailq.Delivered || o.Recipient != 0 {
 		t.Errorf("the delivered one: %+v", o)
 	}
-	if o := store.settled[1]; o.Result != mailq.Deferred || o.Recipient != 1 || string(o.Note) != "550 no" || !o.Until.After(before) {
-		t.Errorf("the failed one: %+v, want it deferred", o)
+	for i, note := range []string{1: "550 no", 2: "550 no", 3: ""} {
+		if o := store.settled[i]; i > 0 && (o.Result != mailq.Deferred || o.Recipient != i || string(o.Note) != note || !o.Until.After(before) || o.Replace != nil) {
+			t.Errorf("recipient %d: %+v, want it deferred", i, o)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"log/slog"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -176,4 +175,15 @@ func TestHeaderScan(t *testing.T) {
 	}
 }
 
-var discard = slog.New(slog.DiscardHandler)
+// Priority goes with the message; mail of the null sender goes behind.
+func TestPriority(t *testing.T) {
+	store := &stubStore{}
+	addr, _ := startServer(t, store)
+	for i, tt := range []struct {
+		from, to string
+		want     int8
+	}{{"a@local.test", "<b@local.test>", 0}, {"", "<b@local.test>", bouncePriority}, {"a@local.test", "<b@local.test> MT-PRIORITY=4", 4}} {
+		talk(t, addr, "EHLO client.test", "250", "MAIL FROM:<"+tt.from+">", "250", "RCPT TO:"+tt.to, "250", "DATA", "354", "a: b\n.", "250")
+		want(t, "priority", store.messages()[i].Priority, tt.want)
+	}
+}

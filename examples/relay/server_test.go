@@ -19,9 +19,9 @@ type stubStore struct {
 	mailq.Store
 	admit, stage, write, enqueue error
 
-	mu      sync.Mutex
-	got     []mailq.Message
-	aborted int
+	mu   sync.Mutex
+	got  []mailq.Message
+	open int // bodies staged, in no message and not aborted
 }
 
 // stubStaged is a body in memory.
@@ -44,7 +44,7 @@ func (s *stubStaged) Abort() {
 	if !s.taken {
 		s.store.mu.Lock()
 		defer s.store.mu.Unlock()
-		s.store.aborted++
+		s.store.open--
 	}
 }
 
@@ -52,6 +52,9 @@ func (s *stubStore) Stage(context.Context, int64) (mailq.Staged, error) {
 	if s.stage != nil {
 		return nil, s.stage
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
 	return &stubStaged{store: s}, nil
 }
 
@@ -66,6 +69,7 @@ func (s *stubStore) Enqueue(_ context.Context, m mailq.Message) (mailq.ID, error
 	defer s.mu.Unlock()
 	body := m.Staged.(*stubStaged)
 	body.taken = true
+	s.open--
 	m.Body = body.bytes
 	s.got = append(s.got, m)
 	return m.ID, nil
@@ -196,6 +200,11 @@ func TestServerReplies(t *testing.T) {
 			if took := strings.Contains(last, "queued"); took != (len(tt.store.messages()) == 1) {
 				t.Errorf("the reply was %q, the store holds %d", last, len(tt.store.messages()))
 			}
+			eventually(t, "no body is left staged", func() bool {
+				tt.store.mu.Lock()
+				defer tt.store.mu.Unlock()
+				return tt.store.open == 0
+			})
 		})
 	}
 }
