@@ -167,8 +167,11 @@ func (c *File) small([]byte) error {
 		return err
 	}
 	cur := cursor{b: b}
-	seen := make(map[string]struct{})
-	for range c.sections[sectionQueues-1].count {
+	q := &c.sections[sectionQueues-1]
+	room := min(q.count, uint64(q.length)/5) // the shortest has five bytes
+	seen := make(map[string]struct{}, room)
+	c.names, c.states = make([]string, 0, room), make([]mailq.QueueState, 0, room)
+	for range q.count {
 		n := cur.uvarint()
 		if n == 0 || n > mailq.QueueNameMax {
 			cur.bad = true
@@ -351,6 +354,7 @@ func (c *File) Load(t *state.Table) error {
 // prepare gives a table everything but the messages.
 func (c *File) prepare(t *state.Table) {
 	t.Applied, t.Last, t.Chain, t.Epoch, t.Nonce, t.Lease, t.Counts = c.Pos, c.Last, c.Chain, c.Epoch, c.Nonce, c.Lease, c.Counts
+	t.ReserveQueues(len(c.names))
 	for i, name := range c.names {
 		q := t.QueueNumber([]byte(name))
 		t.Queue(q).State = c.states[i]

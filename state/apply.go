@@ -261,6 +261,8 @@ func (t *Table) applyFlush(r segment.Record) {
 	if !ok {
 		return
 	}
+	for t.LinkTimes(1 << 20) {
+	}
 	for i := t.queues[q].timed; i != 0; {
 		x := *t.extra(i)
 		if r := t.Rcpt(x.ref); x.notBefore > at && r.Standing == Pending {

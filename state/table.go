@@ -1,6 +1,8 @@
 package state
 
 import (
+	"slices"
+
 	"github.com/mtawal/mtawal/internal/shrink"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -118,6 +120,8 @@ type Table struct {
 	extras   []*[slabSize]extra // by number; 0 means none
 	lastX    uint32             // highest number that was in use
 	freeX    uint32
+	linked   uint32 // extras up to this number are in the lists of their queues
+	loading  bool   // what is loaded is put there later: it takes long
 	extents  map[uint64][]Extent
 
 	queues []*Queue // nil: the number is free
@@ -265,6 +269,9 @@ func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 		} else {
 			t.lastX++
 			r.extra = t.lastX
+			if !t.loading && t.linked == t.lastX-1 {
+				t.linked = t.lastX
+			}
 			if r.extra%slabSize == 0 {
 				t.extras = append(t.extras, new([slabSize]extra))
 			}
@@ -273,8 +280,8 @@ func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
 	}
 	x := t.extra(r.extra)
 	if x.notBefore != 0 && notBefore == 0 {
-		t.unlist(r.Queue, x)
-	} else if x.notBefore == 0 && notBefore != 0 {
+		t.unlist(r.Queue, r.extra)
+	} else if x.notBefore == 0 && notBefore != 0 && r.extra <= t.linked {
 		t.list(r.Queue, r.extra)
 	}
 	x.notBefore, x.note = notBefore, note
@@ -295,7 +302,23 @@ func (t *Table) list(q, i uint32) {
 	*first = i
 }
 
-func (t *Table) unlist(q uint32, x *extra) {
+// LinkTimes puts so many times that were loaded from a checkpoint where Flush finds them.
+// It reports whether there are more. Flush would do all of it first.
+func (t *Table) LinkTimes(n int) (more bool) {
+	for ; n > 0 && t.linked < t.lastX; n-- {
+		t.linked++
+		if x := t.extra(t.linked); x.notBefore != 0 {
+			t.list(t.Rcpt(x.ref).Queue, t.linked)
+		}
+	}
+	return t.linked < t.lastX
+}
+
+func (t *Table) unlist(q, i uint32) {
+	if i > t.linked {
+		return
+	}
+	x := t.extra(i)
 	if x.prev != 0 {
 		t.extra(x.prev).next = x.next
 	} else {
@@ -451,6 +474,12 @@ func (t *Table) collect(slot uint32) {
 		t.freeMany = append(t.freeMany, m.multi)
 	}
 	t.freeSlot(slot)
+}
+
+// ReserveQueues makes room in an empty table for so many queues.
+func (t *Table) ReserveQueues(n int) {
+	t.byName.Reserve(n)
+	t.queues = slices.Grow(t.queues, n)
 }
 
 // QueueNumber interns a queue name.

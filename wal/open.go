@@ -287,8 +287,10 @@ func (s *Store) buildQueues() {
 			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
 		})
 	}
-	// How many wait for a time in each queue, so that each has the memory it needs and no more.
-	timed := make([]uint32, s.table.Queues())
+	// Most of a large store waits, scattered over many queues: for that, one small array by
+	// queue is touched, and a heap that is made in its size.
+	due := make([]dueHeap, s.table.Queues())
+	timed := make([]uint32, len(due))
 	for _, slot := range slots {
 		list := s.table.Recipients(slot)
 		for i := range list {
@@ -305,10 +307,20 @@ func (s *Store) buildQueues() {
 			if r.Standing == state.Used {
 				continue
 			}
-			q := s.queue(r.Queue)
-			if n := timed[r.Queue]; n > 0 && q.due == nil {
-				q.due = make(dueHeap, 0, n)
+			ref := state.Ref{Slot: slot, Index: uint32(i)}
+			if r.Standing == state.Pending && r.Flags&state.InDoubt == 0 {
+				if at := s.dueAt(ref, r); at > s.applyNow {
+					r.Mem |= memWaiting
+					s.table.Ref(slot)
+					d := &due[r.Queue]
+					if *d == nil {
+						*d = make(dueHeap, 0, timed[r.Queue])
+					}
+					*d = append(*d, dueEntry{at, ref})
+					continue
+				}
 			}
+			q := s.queue(r.Queue)
 			c := classOf(r)
 			s.sched.counts[c]++
 			q.counts[c]++
@@ -316,15 +328,22 @@ func (s *Store) buildQueues() {
 				q.doubt++
 				s.sched.doubt++
 			}
-			s.settleDown(q, state.Ref{Slot: slot, Index: uint32(i)}, r, s.applyNow)
+			s.settleDown(q, ref, r, s.applyNow)
 		}
 	}
 	s.sched.bulk = false
-	for n := range s.table.Queues() {
-		if q := s.known(n); q != nil {
-			q.due.heapify()
-			s.sched.timers.fix(q)
+	for n, list := range due {
+		if s.table.Queue(uint32(n)) == nil {
+			continue
 		}
+		q := s.queue(uint32(n))
+		if len(list) > 0 {
+			q.counts[classDeferred] += int64(len(list))
+			s.sched.counts[classDeferred] += int64(len(list))
+			q.due = append(list, q.due...)
+		}
+		q.due.heapify()
+		s.sched.timers.fix(q)
 	}
 	s.pokeClock()
 }

@@ -319,6 +319,11 @@ func (s *Store) clock() {
 	defer s.bg.Done()
 	t := time.NewTimer(time.Hour)
 	defer t.Stop()
+	for more := true; more; {
+		s.mu.Lock()
+		more = s.table.LinkTimes(promoteMany)
+		s.mu.Unlock()
+	}
 	for {
 		select {
 		case <-s.ended:

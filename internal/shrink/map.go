@@ -12,6 +12,13 @@ type Map[K comparable, V any] struct {
 	peak int // most entries since it was made
 }
 
+// Reserve makes room in an empty map for so many entries.
+func (m *Map[K, V]) Reserve(n int) {
+	if len(m.m) == 0 {
+		m.m, m.peak = make(map[K]V, n), n
+	}
+}
+
 // Get returns what was put.
 func (m *Map[K, V]) Get(k K) (V, bool) {
 	v, ok := m.m[k]
