@@ -46,6 +46,8 @@ var mutants = []struct{ bug, subtest string }{
 	{"refuses a bounce in Shutdown", "shutdown/a settle passes with its bounce"},
 	{"flushes every queue", "schedule/Flush makes a queue due"},
 	{"ignores priority", "schedule/higher priority first"},
+	{"starves a low priority", "schedule/lower priority does not starve"},
+	{"expires again what was put off", "schedule/a deferral after expiry holds"},
 	{"does not say that it is expired", "schedule/an expired message is handed out as such"},
 	{"drops an edit of a claimed recipient", "holds/an edit of a claimed one holds it when it comes back"},
 	{"takes mail for a suspended queue", "queues/a suspended queue takes nothing"},

@@ -68,6 +68,7 @@ func (s *refStore) apply(x op) {
 	switch o.Result {
 	case mailq.Deferred:
 		r.putOff(o.Until)
+		r.late = r.late && s.bug != "expires again what was put off"
 		if s.bug == "hands out early" {
 			r.NotBefore = o.Until.Add(-20 * time.Millisecond)
 		}

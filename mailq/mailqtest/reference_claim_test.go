@@ -226,6 +226,18 @@ func (c *refConsumer) claim(queue string, now time.Time) *mailq.Delivery {
 	if best == nil {
 		return nil
 	}
+	var oldest *refRcpt
+	s.each(func(r *refRcpt) {
+		if oldest == nil && r.Queue == best.Queue && r.state(now) == mailq.Pending {
+			oldest = r
+		}
+	})
+	if s.skipped[best.Queue]++; s.skipped[best.Queue] == 16 && s.bug != "starves a low priority" {
+		best = oldest
+	}
+	if best.m == oldest.m {
+		s.skipped[best.Queue] = 0
+	}
 	s.turn++
 	g := c.group(best.Queue)
 	if s.bug != "is not fair" {

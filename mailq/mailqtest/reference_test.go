@@ -81,7 +81,8 @@ type refStore struct {
 	claims    map[*refClaim]bool
 	staged    map[*refStaged]bool
 	commits   int64
-	turn      int64 // counts claims, for fairness
+	turn      int64          // counts claims, for fairness
+	skipped   map[string]int // claims of a queue since one was of the oldest
 }
 
 // refOpen opens the engine with one rule broken, or none.
@@ -93,7 +94,7 @@ func refOpen(bug string) OpenFunc {
 			return nil, fmt.Errorf("open %s: it is open", dir)
 		}
 		d.open = true
-		return &refStore{bug: bug, d: d, wake: make(chan struct{}), claims: map[*refClaim]bool{}, staged: map[*refStaged]bool{}}, nil
+		return &refStore{bug: bug, d: d, wake: make(chan struct{}), claims: map[*refClaim]bool{}, skipped: map[string]int{}, staged: map[*refStaged]bool{}}, nil
 	}
 }
 

@@ -18,6 +18,7 @@ var scheduleTests = []test{
 	{"a deferral after expiry holds", scheduleExpiryDeferred, []need{expiry}},
 	{"who replaces an expired one has expired", scheduleExpiryReplaced, []need{expiry, replacement}},
 	{"higher priority first", schedulePriority, []need{priority}},
+	{"lower priority does not starve", schedulePriorityOldest, []need{priority}},
 }
 
 func scheduleNotBefore(e *env) {
@@ -213,4 +214,28 @@ func schedulePriority(e *env) {
 		}
 	}
 	e.came(e.deliverAll(e.all()), want)
+}
+
+// Of any 16 deliveries of a queue at least one is of the oldest message.
+func schedulePriorityOldest(e *env) {
+	m := mail("q", "x")
+	m.Priority = -1
+	ids := []mailq.ID{e.send(m), e.send(m)}
+	for range 2 {
+		e.commit(mailq.Batch{Enqueue: numbered("q", 0, 25)})
+	}
+	c := e.all()
+	for len(ids) > 0 {
+		came := false
+		for range 16 {
+			if d := e.next(c); d.ID == ids[0] {
+				came = true
+				ids = ids[1:]
+				break
+			}
+		}
+		if !came {
+			e.Fatalf("16 deliveries, and the oldest message, of a lower priority, was not among them")
+		}
+	}
 }
