@@ -415,21 +415,27 @@ func (s *Store) setAside(c *claim, err error) {
 	release(c.pins)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opt.Logger.Error("a message is damaged and set aside", "id", ID(c.id).String(), "err", err)
-	if s.table.Lives(c.slot, c.id) {
-		s.damaged[c.id] = err
-		list := s.table.Recipients(c.slot)
-		for i := range list {
-			r := &list[i]
-			if r.Standing == state.Used {
-				continue
-			}
-			was := classOf(r)
-			r.Mem |= memDamaged
-			s.count(s.queue(r.Queue), was, classOf(r))
-		}
-	}
+	s.damage(c.slot, c.id, err)
 	s.endClaim(c, c.all())
+}
+
+// damage takes a message out of circulation. Store.mu is held.
+func (s *Store) damage(slot uint32, id uint64, err error) {
+	s.opt.Logger.Error("a message is damaged and set aside", "id", ID(id).String(), "err", err)
+	if !s.table.Lives(slot, id) {
+		return
+	}
+	s.damaged[id] = err
+	list := s.table.Recipients(slot)
+	for i := range list {
+		r := &list[i]
+		if r.Standing == state.Used {
+			continue
+		}
+		was := classOf(r)
+		r.Mem |= memDamaged
+		s.count(s.queue(r.Queue), was, classOf(r))
+	}
 }
 
 // takeBack ends a claim that nobody was handed.

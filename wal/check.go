@@ -12,7 +12,7 @@ import (
 
 // check refuses what is wrong with a batch whatever the state of the store is.
 func (s *Store) check(t *ticket) error {
-	if len(t.settle) == 0 && len(t.enqueue) == 0 && len(t.edit) == 0 && t.chunk == nil && t.queue == nil {
+	if len(t.settle) == 0 && len(t.enqueue) == 0 && len(t.edit) == 0 && t.chunk == nil && t.queue == nil && len(t.moves) == 0 {
 		return &mailq.FieldError{Field: "Batch", Reason: "is empty"}
 	}
 	for i := range t.enqueue {

@@ -69,7 +69,7 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 
 // admitLocked decides whether the batch may go into the log at all.
 func (s *Store) admitLocked(t *ticket) error {
-	if err := s.gate(len(t.settle) > 0 || t.chunk != nil && t.chunk.bounce); err != nil {
+	if err := s.gate(len(t.settle) > 0 || len(t.moves) > 0 || t.chunk != nil && t.chunk.bounce); err != nil {
 		return err
 	}
 	if t.chunk != nil {
@@ -97,17 +97,20 @@ func (s *Store) admitLocked(t *ticket) error {
 
 // admitBatch decides whether there is room for what a batch adds to the mail that is kept.
 func (s *Store) admitBatch(t *ticket) error {
-	if len(t.enqueue) == 0 && t.chunk == nil && !t.replaces {
+	if len(t.enqueue) == 0 && t.chunk == nil && !t.replaces && len(t.moves) == 0 {
 		return nil
 	}
 	var size int64
+	for i := range t.moves {
+		size += int64(len(t.moves[i].record) + len(t.moves[i].body))
+	}
 	for i := range t.plans {
 		size += int64(t.plans[i].table + len(t.plans[i].body)) // chunks of others are in the log
 	}
 	if t.chunk != nil {
 		size = int64(t.chunk.length)
 	}
-	if len(t.settle) > 0 || t.replaces || t.chunk != nil && t.chunk.bounce {
+	if len(t.settle) > 0 || t.replaces || len(t.moves) > 0 || t.chunk != nil && t.chunk.bounce {
 		return s.admitSpace(size, s.placed, true)
 	}
 	return s.admitNow(size, s.placed)
@@ -211,6 +214,7 @@ func (s *Store) place(t *ticket) *group {
 			segment.PutQueue(put(segment.QueueSize(q.name)), back, q.name, q.state)
 		}
 	}
+	g.records += uint32(len(t.moves))
 	if t.chunk != nil {
 		g.records++
 	}
@@ -236,6 +240,15 @@ func (t *ticket) encode() {
 		}
 		segment.PutEnqueue(t.table[at:at+p.table], int64(at), m, &f)
 		at += p.table
+	}
+	for i := range t.moves {
+		m := &t.moves[i]
+		size := segment.MovedSize(m.record)
+		segment.PutMoved(t.table[at:at+size], int64(at), m.record, m.holder, m.from, int64(body))
+		at += size
+		n := copy(t.body[body:], m.body)
+		clear(t.body[body+n : body+pad8(n)])
+		body += pad8(n)
 	}
 	if c := t.chunk; c != nil {
 		n := copy(t.body[body:], c.data)

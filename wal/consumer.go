@@ -345,7 +345,8 @@ func (c *consumer) claim(q *queue, g *site, now int64) *claim {
 	}
 	if len(cl.rcpts) > 0 {
 		m := s.table.Msg(cl.slot)
-		cl.id, cl.loc, cl.extents = m.ID, m.Loc, s.table.Extents(m)
+		// A move changes them in place, and this claim goes by the segments that it holds.
+		cl.id, cl.loc, cl.extents = m.ID, m.Loc, slices.Clone(s.table.Extents(m))
 		if cl.expired = s.expired(cl.slot, now); cl.expired {
 			cl.gather()
 		}

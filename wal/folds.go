@@ -123,6 +123,11 @@ func (s *Store) foldLoop() {
 		}
 		if err != nil {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
+			continue
+		}
+		select {
+		case s.compaction.wake <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -254,21 +259,16 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 	return s.background(ctx, s.fold)
 }
 
-// Compact gives space back: it makes the checkpoints that are needed to know what is
-// dead, and recycles segments in which nothing lives.
+// Compact gives space back: it makes the checkpoints that are needed to know what is dead,
+// recycles segments in which nothing lives, and empties those in which little does, as
+// fast as the disk goes. Options.Trace is told how far it has come. It may be interrupted at
+// any time: what was copied by then is done.
 func (s *Store) Compact(ctx context.Context) error {
 	return s.background(ctx, func() error {
-		// Two checkpoints must start behind a segment before it may go. The second needs a
-		// position of its own.
-		for range 2 {
-			if err := s.fold(); err != nil {
-				return err
-			}
-			if err := s.nudge(); err != nil {
-				return err
-			}
+		if err := s.settleFolds(); err != nil {
+			return err
 		}
-		return s.fold()
+		return s.compact(ctx, 0)
 	})
 }
 

@@ -172,7 +172,9 @@ func (s *Store) resume(r *recovered) error {
 	s.measure()
 	s.segment = log.End().Segment()
 	s.committer.marker, s.committer.armed = time.NewTimer(markerAfter), true
-	s.bg.Add(3)
+	s.compaction = compaction{running: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s.bg.Add(4)
+	go s.compactLoop()
 	go s.run()
 	go s.clock()
 	go s.foldLoop()

@@ -46,6 +46,9 @@ type Options struct {
 	// remembered. Defaults: 24 hours, 1,000,000.
 	KeyWindow time.Duration
 	KeyMax    int
+	// CompactRate is how many bytes a second the store copies at most, of its own accord, to
+	// empty segments in which little is live. Default 64 MiB.
+	CompactRate int64
 	// Logger is told what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 	// Trace is called on events of the engine, as net/http/httptrace is on those of a
@@ -63,6 +66,8 @@ type Trace struct {
 	// Durable: a group of commits is on disk. It is not applied yet, and nobody has
 	// been told.
 	Durable func(CommitInfo)
+	// Compacted: a piece of a compaction is done.
+	Compacted func(CompactInfo)
 }
 
 // CommitInfo is one write to the log.
@@ -84,6 +89,7 @@ const (
 	MaxRecipientsDefault = 100_000
 	KeyWindowDefault     = 24 * time.Hour
 	KeyMaxDefault        = 1_000_000
+	CompactRateDefault   = 64 << 20
 
 	// poolMax is how many dead segments are kept for another life.
 	poolMax = 3
@@ -114,6 +120,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Options.MaxRecipients", int64(o.MaxRecipients), segment.RecipientsMax},
 		{"Options.KeyWindow", int64(o.KeyWindow), 1<<63 - 1},
 		{"Options.KeyMax", int64(o.KeyMax), 1 << 30},
+		{"Options.CompactRate", o.CompactRate, 1<<63 - 1},
 	} {
 		if err := limit(c.field, c.v, c.most); err != nil {
 			return o, err
@@ -145,6 +152,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.KeyWindow == 0 {
 		o.KeyWindow = KeyWindowDefault
+	}
+	if o.CompactRate == 0 {
+		o.CompactRate = CompactRateDefault
 	}
 	if o.KeyMax == 0 {
 		o.KeyMax = KeyMaxDefault

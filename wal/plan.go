@@ -284,6 +284,11 @@ func (t *ticket) need() (table, body int) {
 		}
 		table += segment.SettleSize(w.runs)
 	}
+	for i := range t.moves {
+		m := &t.moves[i]
+		table += segment.MovedSize(m.record)
+		body += pad8(len(m.body))
+	}
 	if t.chunk != nil {
 		table += segment.ChunkSize
 		body += pad8(len(t.chunk.data))

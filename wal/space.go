@@ -80,11 +80,12 @@ func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 	return free, bounded
 }
 
-// roomForSegment is journal.Options.Room: no segment is made of the room that the next two
-// checkpoints need, for without them nothing would ever be given back.
+// roomForSegment is journal.Options.Room: no segment is made of the room that the next
+// checkpoint needs, for without it nothing would ever be given back. It is one less than intake
+// leaves: notes that outcomes leave have a checkpoint grow also while nothing is taken in.
 func (s *Store) roomForSegment(have, more int64) error {
 	free, bounded := s.freeBytes(have)
-	if need := more + 2*s.folds.nextSize(); free < need {
+	if need := more + s.folds.nextSize(); free < need {
 		what := "the disk"
 		if bounded {
 			what = "MaxBytes"

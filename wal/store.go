@@ -98,13 +98,14 @@ type Store struct {
 	limits  groupLimits
 	syncing atomic.Int64 // Unix ns since when a write is under way, or 0
 
-	folds   foldState
-	space   diskRoom
-	floor   floor
-	rotated chan struct{}
-	segment uint32 // of the last commit, for whoever commits
-	closing sync.Once
-	bg      sync.WaitGroup
+	folds      foldState
+	compaction compaction
+	space      diskRoom
+	floor      floor
+	rotated    chan struct{}
+	segment    uint32 // of the last commit, for whoever commits
+	closing    sync.Once
+	bg         sync.WaitGroup
 }
 
 // phase is where a store is in its life. It only grows.

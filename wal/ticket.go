@@ -12,6 +12,7 @@ type ticket struct {
 	settle  []Settlement
 	enqueue []Message
 	edit    []Edit
+	moves   []moveWrite // of the engine itself: copies of what is held elsewhere
 	chunk   *chunkWrite // of the engine itself: a piece of a body
 	queue   *queueWrite
 

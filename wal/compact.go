@@ -1,0 +1,360 @@
+package wal
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// A segment in which little is live is emptied: what lives is copied to the end of the log, so
+// that one message that waits for days does not pin 64 MiB. A copy says where it was copied
+// from, and counts only if that still is where the message's bytes are when it is applied: a
+// used-mark, or another copy, that came first wins.
+const (
+	// sparseBelow is the share of a segment, in percent, that may live in one that is emptied.
+	sparseBelow = 50
+	// deadAbove is the share of the log's sealed segments, in percent, that must be dead before
+	// segments are emptied in the background, beside compactLeast segments and four
+	// checkpoints: emptying costs two of these.
+	deadAbove    = 33
+	compactLeast = 2
+	// moveBatch bounds what one batch of copies holds, and compactPass one look at all messages.
+	moveBatch   = 1 << 20
+	compactPass = 64 << 20
+)
+
+// CompactInfo is how far a compaction has come.
+type CompactInfo struct {
+	Segments int   // that are being emptied
+	Moved    int64 // bytes copied out of them so far
+	Left     int64 // bytes that are still to be copied
+}
+
+// moveWrite is a copy of a record and its bytes on their way to the end of the log.
+type moveWrite struct {
+	record segment.Record
+	body   []byte
+	holder uint64
+	from   segment.Pos
+}
+
+// heldPiece is a piece of the log that a message holds.
+type heldPiece struct {
+	pos   segment.Pos
+	id    uint64
+	slot  uint32
+	chunk bool
+}
+
+type compaction struct {
+	running chan struct{} // holds one while one runs
+	wake    chan struct{}
+	next    int64 // of the loop: how much the log must have taken before it copies again
+}
+
+// compactLoop empties sparse segments as they become worth it.
+func (s *Store) compactLoop() {
+	defer s.bg.Done()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-s.compaction.wake:
+		}
+		if !s.worthCompacting() {
+			continue
+		}
+		began := s.log.Appended()
+		err := s.compact(context.Background(), s.opt.CompactRate)
+		ended := s.log.Appended()
+		s.compaction.next = ended + (ended - began) // so copies are never more than half of what is written
+		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrFull) {
+			s.opt.Logger.Error("sparse segments could not be emptied", "err", err)
+		}
+	}
+}
+
+// worthCompacting reports whether so much of the log is dead that copying the rest pays.
+func (s *Store) worthCompacting() bool {
+	// Copies would take the room that bounces need, before they give any back.
+	if s.log.Appended() < s.compaction.next || s.short() {
+		return false
+	}
+	var sealed, live, gain int64
+	for _, i := range s.Segments() {
+		if i.Sealed {
+			sealed += i.Size
+			live += min(i.Live, i.Size)
+			if s.sparse(&i) {
+				gain += i.Size - i.Live
+			}
+		}
+	}
+	return (sealed-live)*100 > sealed*deadAbove && gain > compactLeast*s.opt.SegmentSize+4*s.folds.size.Load()
+}
+
+// sparse reports whether a segment may be emptied: the newest checkpoint lies behind it, and
+// little lives in it.
+func (s *Store) sparse(i *SegmentInfo) bool {
+	f := &s.folds
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && i.Number < f.streams &&
+		i.Live*100 < i.Size*sparseBelow
+}
+
+// compact empties sparse segments, and has them recycled, until there are none that were there
+// when it began. It copies at most rate bytes a second; 0: as fast as it can.
+func (s *Store) compact(ctx context.Context, rate int64) error {
+	select {
+	case s.compaction.running <- struct{}{}:
+		defer func() { <-s.compaction.running }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	last := s.log.End().Segment()
+	var info CompactInfo
+	for {
+		sparse, left := s.sparseSegments(last)
+		if len(sparse) == 0 {
+			return s.settleFolds()
+		}
+		info.Segments, info.Left = len(sparse), left
+		pieces, err := s.heldIn(ctx, sparse)
+		if err != nil {
+			return err
+		}
+		moved, err := s.move(ctx, pieces, rate, &info)
+		// Also after an error, a disk that is full say: what was copied is to be given back.
+		if err = errors.Join(err, s.settleFolds()); err != nil {
+			return err
+		}
+		if moved == 0 {
+			return nil // what is left is damaged, or was given back
+		}
+	}
+}
+
+// settleFolds makes the checkpoints that it takes to know what is dead: two that start
+// behind it, the second at a position of its own.
+func (s *Store) settleFolds() error {
+	if err := s.fold(); err != nil {
+		return err
+	}
+	if !s.pinnedByOlder() {
+		return nil
+	}
+	if err := s.nudge(); err != nil {
+		return err
+	}
+	return s.fold()
+}
+
+// sparseSegments are the ones to empty next, those in which the least lives first, as of the
+// newest checkpoint.
+func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int64) {
+	list := slices.DeleteFunc(s.Segments(), func(i SegmentInfo) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
+	slices.SortFunc(list, func(a, b SegmentInfo) int { return cmp.Compare(a.Live, b.Live) })
+	numbers = make(map[uint32]bool)
+	for _, i := range list {
+		if len(numbers) > 0 && live+i.Live > compactPass {
+			break
+		}
+		numbers[i.Number] = true
+		live += i.Live
+	}
+	return numbers, live
+}
+
+// heldIn finds what messages hold in segments, in the order of the log.
+func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiece, error) {
+	var list []heldPiece
+	for slot, more := uint32(0), true; more; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		if s.phase >= closing {
+			defer s.mu.Unlock()
+			return nil, s.gate(true)
+		}
+		end := s.table.Slots()
+		for n := 0; slot < end && n < 4*entriesStep; slot++ {
+			m := s.table.Msg(slot)
+			if m.Live == 0 {
+				continue
+			}
+			n++
+			if numbers[m.Loc.Segment()] {
+				list = append(list, heldPiece{pos: m.Loc, id: m.ID, slot: slot})
+			}
+			for _, x := range s.table.Extents(m) {
+				if numbers[x.Pos.Segment()] {
+					list = append(list, heldPiece{pos: x.Pos, id: m.ID, slot: slot, chunk: x.Kind == segment.KindChunk})
+				}
+			}
+		}
+		more = slot < end
+		s.mu.Unlock()
+	}
+	slices.SortFunc(list, func(a, b heldPiece) int { return cmp.Compare(a.pos, b.pos) })
+	return list, nil
+}
+
+// move copies pieces to the end of the log.
+func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *CompactInfo) (moved int64, err error) {
+	var buf []byte
+	for len(pieces) > 0 {
+		if err := ctx.Err(); err != nil {
+			return moved, err
+		}
+		began := s.opt.now()
+		t := newTicket(s)
+		var n int64
+		buf, n = buf[:0], 0
+		room := min(moveBatch, s.limits.chunk)
+		for len(pieces) > 0 && (len(t.moves) == 0 || n < int64(room) && len(t.moves) < runsPerRecord) {
+			p := pieces[0]
+			m, b, err := s.copyPiece(&p, buf)
+			if err != nil {
+				return moved, err
+			}
+			if size := int64(len(m.record) + len(m.body)); m.record != nil {
+				if len(t.moves) > 0 && n+size > int64(room) {
+					break // with the next batch, which reads it again
+				}
+				t.moves, n = append(t.moves, m), n+size
+			}
+			buf, pieces = b, pieces[1:]
+		}
+		if len(t.moves) == 0 {
+			continue
+		}
+		if err := s.submit(ctx, t); err != nil {
+			return moved, err
+		}
+		<-t.done
+		if t.err != nil {
+			return moved, t.err
+		}
+		moved += n
+		info.Moved, info.Left = info.Moved+n, max(info.Left-n, 0)
+		if tr := s.opt.Trace; tr != nil && tr.Compacted != nil {
+			tr.Compacted(*info)
+		}
+		if err := s.pace(ctx, n, rate, began); err != nil {
+			return moved, err
+		}
+	}
+	return moved, nil
+}
+
+// pace waits until n bytes since began are no more than the rate allows.
+func (s *Store) pace(ctx context.Context, n, rate int64, began time.Time) error {
+	if rate <= 0 {
+		return nil
+	}
+	wait := time.Duration(float64(n)/float64(rate)*float64(time.Second)) - s.opt.now().Sub(began)
+	if wait <= 0 {
+		return nil
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ended:
+	}
+	return nil
+}
+
+// copyPiece copies a record and its bytes into buf, if the message still holds them there, and
+// checks them. A message whose bytes fail their checksum is set aside, and its bytes stay
+// where they are.
+func (s *Store) copyPiece(p *heldPiece, buf []byte) (moveWrite, []byte, error) {
+	s.mu.Lock()
+	if !s.holds(p) {
+		s.mu.Unlock()
+		return moveWrite{}, buf, nil
+	}
+	seg, err := s.log.Acquire(p.pos.Segment())
+	s.mu.Unlock()
+	if err != nil {
+		return moveWrite{}, buf, err
+	}
+	w, b, err := copyHeld(seg, p, buf)
+	err = errors.Join(err, seg.Release())
+	if errors.Is(err, segment.ErrCorrupt) {
+		s.mu.Lock()
+		s.damage(p.slot, p.id, err)
+		s.mu.Unlock()
+		return moveWrite{}, buf, nil
+	}
+	return w, b, err
+}
+
+// holds reports whether a message still has a piece where it was. Store.mu is held.
+func (s *Store) holds(p *heldPiece) bool {
+	if !s.table.Lives(p.slot, p.id) || s.damaged[p.id] != nil {
+		return false
+	}
+	m := s.table.Msg(p.slot)
+	return m.Loc == p.pos || slices.ContainsFunc(s.table.Extents(m), func(x state.Extent) bool { return x.Pos == p.pos })
+}
+
+// copyHeld copies a record and its bytes out of a segment, and checks both.
+func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []byte, err error) {
+	var r segment.Record
+	var at int64
+	if p.chunk {
+		r, at, err = seg.AnyRecord(p.pos.Offset(), segment.KindChunk)
+	} else {
+		r, at, err = seg.Record(p.pos.Offset(), p.id)
+	}
+	if err != nil {
+		return w, buf, err
+	}
+	m, err := seg.Map()
+	if err != nil {
+		return w, buf, err
+	}
+	var n int64
+	var crc uint32
+	var of uint64
+	err = disk.Guard(m, func() error {
+		w = moveWrite{record: append(segment.Record(nil), r...), holder: p.id, from: p.pos}
+		return nil
+	})
+	if err != nil {
+		return w, buf, err
+	}
+	switch w.record.Kind() {
+	case segment.KindChunk:
+		_, k, c := w.record.Chunk()
+		n, crc, of = int64(k), c, w.record.ID()
+	case segment.KindEnqueue:
+		if e := w.record.Enqueue(); e.Chunks() == 0 {
+			n, crc, of = e.BodyLen, e.BodyCRC, p.id
+		}
+	}
+	if n == 0 {
+		return w, buf, nil
+	}
+	start := len(buf)
+	buf = slices.Grow(buf, int(n))[:start+int(n)]
+	pc := piece{seg: seg, off: at, n: n}
+	if err := pc.view(0, n, func(v []byte) error { copy(buf[start:], v); return nil }); err != nil {
+		return w, buf, err
+	}
+	if w.body = buf[start : start+int(n) : start+int(n)]; segment.BodyCRC(of, w.body) != crc {
+		return w, buf, &segment.CorruptError{Segment: seg.Number, File: seg.File.Name(), Offset: at, Reason: "a body fails its checksum"}
+	}
+	return w, buf, nil
+}

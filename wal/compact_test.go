@@ -1,0 +1,294 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// thin posts messages, a few of them in chunks and a few to recipients that came later, and
+// uses all but every keep-th.
+func (a *account) thin(s *Store, round string, n, keep int) error {
+	for i := range n {
+		text := fmt.Sprint(round, " mail ", i, strings.Repeat(" long", 300))
+		if i%11 == 0 {
+			text += strings.Repeat(" longer", 4000)
+		}
+		if err := a.post(s, text); err != nil {
+			return err
+		}
+	}
+	c, err := s.Consumer(ConsumerOptions{Queues: []string{"q"}, InFlight: InFlightMax, ManualStart: true})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var kept []*Delivery
+	for {
+		d, ok := c.TryNext("q")
+		if !ok {
+			break
+		}
+		text, err := textOf(d)
+		if err != nil {
+			return err
+		}
+		var i int
+		var of string
+		_, err = fmt.Sscan(strings.Replace(text, "mail", "", 1), &of, &i)
+		if err != nil || i%keep == 0 {
+			if of == round && i%2 == 0 && d.Recipients[0].Index == 0 {
+				err := d.Settle(context.Background(), []Outcome{{Recipient: 0, Result: Replaced, Replace: []Recipient{{Queue: "q", Address: "another"}}}})
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			kept = append(kept, d)
+			continue
+		}
+		a.note(a.using, text)
+		if err := d.SettleAll(context.Background(), Delivered); err != nil {
+			return err
+		}
+		a.note(a.used, text)
+	}
+	for _, d := range kept {
+		d.Release()
+	}
+	return nil
+}
+
+// What lives is copied together, and its segments come back: disk use is in proportion to
+// what lives, and every byte of that is as it was, after crashes too.
+func TestCompactEmptiesSparseSegments(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		a := newAccount()
+		if err := a.thin(s, "a", 400, 10); err != nil {
+			t.Fatal(err)
+		}
+		before := len(s.Segments())
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		st := s.Stats()
+		if after := len(s.Segments()); before < 15 || int64(after)*segment.SizeMin > 2*st.LiveBytes+4*segment.SizeMin {
+			t.Errorf("%d segments, %d before, for %d live bytes", after, before, st.LiveBytes)
+		}
+		for how, cut := range map[string]func(*memdisk.FS){
+			"kill":             func(fs *memdisk.FS) { fs.Kill() },
+			"power cut, least": func(fs *memdisk.FS) { fs.PowerCutWith(nothingMore) },
+			"power cut, most":  func(fs *memdisk.FS) { fs.PowerCutWith(allOfIt) },
+		} {
+			left := fs.Clone()
+			cut(left)
+			if err := a.audit(left); err != nil {
+				t.Errorf("%s: %v", how, err)
+			}
+		}
+		if found, err := Verify(spool, tiny(fs.Clone())); err != nil || len(found) > 0 {
+			t.Errorf("verify: %v, %v", found, err)
+		}
+		// And again: a copy is moved as an original is.
+		if err := a.thin(s, "b", 400, 13); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, s)
+		if err := a.audit(fs); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Rule 5.4. A crash at every step of emptying segments: of copying, of the checkpoints, of
+// recycling.
+func TestScenario_CrashAtEveryStepOfEmptyingSegments(t *testing.T) {
+	everyStep(t, func(s *Store, a *account) error {
+		if err := a.thin(s, "a", 40, 7); err != nil {
+			return err
+		}
+		first := s.Segments()[0].Number
+		if err := s.Compact(context.Background()); err != nil {
+			return err
+		}
+		if s.Segments()[0].Number == first {
+			return errors.New("nothing was given back")
+		}
+		if err := a.thin(s, "b", 20, 9); err != nil {
+			return err
+		}
+		return s.Compact(context.Background())
+	}, func(*testing.T, *Store) {})
+}
+
+// Rule 5.4. "The mover read pending, the mark went first, the copy brought the message
+// back." A used-mark comes at each step of a move; the message is used, also for who opens the
+// store after a crash.
+func TestScenario_UsedWhileItIsMoved(t *testing.T) {
+	steps := []string{"before it is looked for", "before it is copied", "before the copy is placed", "in the frame before the copy",
+		"in the frame behind the copy", "when the copy is applied", "when the segment is given back"}
+	for at, what := range steps {
+		t.Run(what, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				fs := memdisk.New(memdisk.Config{})
+				s := started(t, tiny(fs))
+				a := newAccount()
+				if err := a.thin(s, "a", 60, 20); err != nil {
+					t.Fatal(err)
+				}
+				text := fmt.Sprint("the one", strings.Repeat(" long", 4000))
+				if err := a.post(s, text); err != nil {
+					t.Fatal(err)
+				}
+				var id ID
+				for e, err := range s.Entries(t.Context(), Filter{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					id = max(id, e.ID)
+				}
+				if err := a.thin(s, "b", 60, 20); err != nil { // "the one" is behind them, and is kept by its name
+					t.Fatal(err)
+				}
+				use := func(step int) {
+					t.Helper()
+					if step != at {
+						return
+					}
+					if err := s.MarkUsed(t.Context(), id, All); err != nil {
+						t.Fatal(err)
+					}
+				}
+				use(0)
+				numbers := make(map[uint32]bool)
+				for _, i := range s.Segments() {
+					if i.Sealed {
+						numbers[i.Number] = true
+					}
+				}
+				pieces, err := s.heldIn(t.Context(), numbers)
+				if err != nil {
+					t.Fatal(err)
+				}
+				use(1)
+				move := newTicket(s)
+				for i := range pieces {
+					if pieces[i].id != uint64(id) {
+						continue
+					}
+					w, _, err := s.copyPiece(&pieces[i], nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if w.record != nil {
+						move.moves = append(move.moves, w)
+					}
+				}
+				if found := len(move.moves) > 0; found != (at > 1) {
+					t.Fatalf("%d pieces to move", len(move.moves))
+				}
+				use(2)
+				if at > 1 {
+					var used Ticket
+					submit := func(step int) {
+						if step == at {
+							used = s.Submit(Batch{Edit: []Edit{{ID: id, Outcomes: []Outcome{{Recipient: All, Result: Delivered}}}}})
+						}
+					}
+					submit(3)
+					if err := s.submit(t.Context(), move); err != nil {
+						t.Fatal(err)
+					}
+					submit(4)
+					<-move.done
+					if move.err != nil {
+						t.Fatal(move.err)
+					}
+					if used != nil {
+						if _, err := used.Wait(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				use(5)
+				if err := s.settleFolds(); err != nil {
+					t.Fatal(err)
+				}
+				use(6)
+				a.note(a.using, text)
+				a.note(a.used, text)
+				killed, cut := fs.Clone(), fs.Clone()
+				cut.PowerCutWith(nothingMore)
+				ended(t, s)
+				for _, fs := range []*memdisk.FS{killed, cut, fs} {
+					if err := a.audit(fs); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A message whose bytes have decayed is set aside and keeps its segment; the others leave.
+func TestCompactSetsDamageAside(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		a := newAccount()
+		if err := a.thin(s, "a", 60, 20); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		slot, _ := s.table.Find(2) // 1 is the stream of its chunks
+		loc := s.table.Msg(slot).Loc
+		s.mu.Unlock()
+		if err := fs.Damage(segmentPath(loc.Segment()), loc.Offset()+20, []byte{0xff, 0xff}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if st := s.Stats(); st.Damaged != 1 || st.WorkQueueLength != 3 {
+			t.Errorf("%d damaged of %d", st.Damaged, st.WorkQueueLength)
+		}
+		if n := s.Segments()[0].Number; n != loc.Segment() {
+			t.Errorf("the first segment is %d, the damage is in %d", n, loc.Segment())
+		}
+		ended(t, s)
+	})
+}
+
+// Segments are emptied without being asked when enough of the log is dead.
+func TestSparseSegmentsAreEmptiedInTheBackground(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		a := newAccount()
+		for round := range 20 {
+			if err := a.thin(s, fmt.Sprint("r", round), 60, 30); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		st := s.Stats()
+		if most := 2*st.LiveBytes + 20*segment.SizeMin; st.DiskBytes > most {
+			t.Errorf("%d bytes on disk for %d live ones", st.DiskBytes, st.LiveBytes)
+		}
+		ended(t, s)
+		if err := a.audit(fs); err != nil {
+			t.Error(err)
+		}
+	})
+}
