@@ -186,10 +186,10 @@ func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiec
 		}
 		end := s.table.Slots()
 		for n := 0; slot < end && n < 4*entriesStep; slot++ {
-			m := s.table.Msg(slot)
-			if m.Live == 0 {
+			if !s.table.Lives(slot, 0) {
 				continue
 			}
+			m := s.table.Msg(slot)
 			n++
 			if numbers[m.Loc.Segment()] {
 				list = append(list, heldPiece{pos: m.Loc, id: m.ID, slot: slot})

@@ -292,3 +292,33 @@ func TestSparseSegmentsAreEmptiedInTheBackground(t *testing.T) {
 		}
 	})
 }
+
+// What lives may stand behind slots of the table that are gone.
+func TestCompactBehindWhatIsGone(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		const before = 8000 // many more than the table keeps free
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		a := newAccount()
+		for i := range before {
+			if err := a.post(s, fmt.Sprint("first-", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.thin(s, "a", 60, 20); err != nil {
+			t.Fatal(err)
+		}
+		for range before {
+			if err := a.deliver(s, Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, s)
+		if err := a.audit(fs); err != nil {
+			t.Error(err)
+		}
+	})
+}
