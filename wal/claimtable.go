@@ -195,6 +195,11 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 func (t *claimTable) store(word int, v uint64) {
 	atomic.StoreUint64(&t.words[word], v)
 	if t.mapping == nil {
+		// Behind a write that failed nothing is written any more: what replaces a run may
+		// not be there, so the run has to stay.
+		if t.err.Load() != nil {
+			return
+		}
 		b := (*[8]byte)(unsafe.Pointer(&t.words[word]))
 		if _, err := t.file.WriteAt(b[:], int64(word)*8); err != nil {
 			t.err.CompareAndSwap(nil, &err)
