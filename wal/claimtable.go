@@ -39,7 +39,7 @@ type claimTable struct {
 	words   []uint64
 	gen     uint64
 	free    []uint32
-	err     atomic.Pointer[error] // of a pwrite: the table can't be trusted any more
+	err     atomic.Pointer[error] // of a write: the table can't be trusted any more
 }
 
 const (
@@ -193,17 +193,26 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 }
 
 func (t *claimTable) store(word int, v uint64) {
-	atomic.StoreUint64(&t.words[word], v)
-	if t.mapping == nil {
-		// Behind a write that failed nothing is written any more: what replaces a run may
-		// not be there, so the run has to stay.
-		if t.err.Load() != nil {
-			return
-		}
+	// Behind a write that failed nothing is written any more: what replaces a run may
+	// not be there, so the run has to stay.
+	if t.err.Load() != nil {
+		return
+	}
+	var err error
+	if t.mapping != nil {
+		// A page that was written back is clean, and the store into it asks the file
+		// system: one that has failed answers with a fault.
+		err = disk.Guard(t.mapping, func() error {
+			atomic.StoreUint64(&t.words[word], v)
+			return nil
+		})
+	} else {
+		atomic.StoreUint64(&t.words[word], v)
 		b := (*[8]byte)(unsafe.Pointer(&t.words[word]))
-		if _, err := t.file.WriteAt(b[:], int64(word)*8); err != nil {
-			t.err.CompareAndSwap(nil, &err)
-		}
+		_, err = t.file.WriteAt(b[:], int64(word)*8)
+	}
+	if err != nil {
+		t.err.CompareAndSwap(nil, &err)
 	}
 }
 
@@ -247,7 +256,7 @@ func (t *claimTable) close(pos segment.Pos) error {
 	var errs []error
 	if pos != 0 {
 		t.store(wordClosed, uint64(pos))
-		errs = append(errs, t.file.Sync())
+		errs = append(errs, t.failed(), t.file.Sync())
 	}
 	if t.mapping != nil {
 		errs = append(errs, t.mapping.Close())

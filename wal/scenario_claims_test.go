@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
 	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
 )
 
 // fanout is a message to n recipients in queue q.
@@ -400,6 +403,45 @@ func TestScenario_ClaimTableCantBeWritten(t *testing.T) {
 			t.Errorf("the next one: %v", err)
 		}
 	})
+}
+
+// A file system that was shut down answers a store into a mapping with a fault; so does a file
+// that someone cut. The process lives, no claim is handed out that a kill would forget, and
+// what was acknowledged is there.
+func TestScenario_ClaimTableFaults(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *Store {
+		t.Helper()
+		s, err := Open(dir, Options{SegmentSize: segment.SizeMin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	defer func() { s.Close() }()
+	if s.claims.mapping == nil {
+		t.Skip("this file system copies on write: its claim table is not mapped")
+	}
+	posted(t, s, "one")
+	c, err := s.Consumer(ConsumerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, claimsName), 0); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := c.Next(t.Context()); !errors.Is(err, ErrFailed) {
+		t.Errorf("Next returned %v, %v, and its slot could not be written", d, err)
+	}
+	posted(t, s, "two")
+	if err := s.Close(); err == nil {
+		t.Error("Close says nothing of the claim table")
+	}
+	s = open()
+	if st := s.Stats(); st.Pending != 2 {
+		t.Errorf("pending after reopening: %d, want 2", st.Pending)
+	}
 }
 
 // Rule 6.4. "One recipient is claimed once at a time, whatever queue it is routed to meanwhile."
