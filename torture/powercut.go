@@ -92,7 +92,7 @@ func (r *rig) load(run *run, rng *rand.Rand, from *crashed, life string) (*crash
 	err := r.mounted(rng, func() (err error) {
 		rec.resp, err = r.do(&core.Request{Load: true, Dir: r.store(), Mark: r.disk.Mark, Seed: from.maker, Life: life, Config: config})
 		rec.events = r.device.Take()
-		return err
+		return errors.Join(err, r.forget())
 	})
 	r.device.Slow(0, 0)
 	if errors.Is(err, errNotMounted) {
@@ -187,7 +187,7 @@ func (r *rig) audit(run *run, rng *rand.Rand, c *crashed, of *record, depth int,
 	err = r.mounted(rng, func() (err error) {
 		rec.resp, err = r.do(q)
 		rec.events = r.device.Take()
-		return err
+		return errors.Join(err, r.forget())
 	})
 	v := &mail.Verdict{}
 	switch {
@@ -225,7 +225,7 @@ func keyed(rng *rand.Rand, c *crashed) map[string]uint64 {
 		if !m.Accepted || m.Batch != "" || mail.IsBounce(key) {
 			continue
 		}
-		if _, keyed := maker.Message(key); keyed {
+		if _, _, keyed := maker.Head(key); keyed {
 			some[key] = m.ID
 		}
 	}

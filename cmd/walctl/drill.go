@@ -33,6 +33,7 @@ var engines = []drill.Engine{drill.Wal, drill.PerFile}
 type drillOptions struct {
 	drill.Config
 	store  string
+	with   string // companions
 	json   bool
 	seeded bool // the seed was given
 }
@@ -77,6 +78,7 @@ Exit code 1: something was lost, repeated without notice, or left over. With
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of the load, the answers and the kills (random if not given)")
 	f.StringVar(&o.Dir, "dir", "", "the store's directory, empty or to be made; it is kept (a temporary one, kept if there are findings)")
 	f.StringVar(&o.store, "store", "wal", "what to drill: wal, perfile (the classic spool, a file per message), or both")
+	f.StringVar(&o.with, "with", "", "what goes on beside the load, with commas between: compaction, fulldisk (little room), slowdisk (slow commits)")
 	f.BoolVar(&o.json, "json", false, "print the figures as a JSON object")
 	return c
 }
@@ -104,6 +106,10 @@ func (o *drillOptions) run(ctx context.Context, stdout, stderr io.Writer) error 
 	}
 	if len(chosen) == 0 {
 		return fmt.Errorf("--store is %q and must be wal, perfile or both", o.store)
+	}
+	var err error
+	if o.Companions, err = drill.ParseCompanions(o.with); err != nil {
+		return fmt.Errorf("--with: %w", err)
 	}
 	if !o.seeded {
 		// Short enough to be typed, and exact in every reader of JSON.
@@ -204,6 +210,9 @@ func (o *drillOptions) explain(w io.Writer, r *drill.Result, dir string) {
 	}
 	again := fmt.Sprintf("walctl drill --store %s --seed %d --kills %d --messages %d --producers %d --consumers %d",
 		r.Store, r.Seed, o.Kills, o.Messages, o.Producers, o.Consumers)
+	if o.with != "" {
+		again += " --with " + o.with
+	}
 	if o.Mail != "" {
 		again += fmt.Sprintf(" --mail %q", o.Mail)
 	}

@@ -53,6 +53,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"drill", "an-argument"}, exitError, "an-argument"},
 		{[]string{"drill", "--store", "x\x1b[31m"}, exitError, `x\x1b[31m`},
 		{[]string{"drill", "--kills", "-1"}, exitError, "kills"},
+		{[]string{"drill", "--with", "rain"}, exitError, "rain"},
 		{[]string{"drill", "--messages", "0"}, exitError, "messages"},
 		{[]string{"drill", "--dir", full}, exitError, "not empty"},
 		{[]string{"drill", "--mail", filepath.Join(full, "missing")}, exitError, "missing"},

@@ -21,8 +21,8 @@ func brokenEngine(name string, wrap func(mailq.Store) mailq.Store) Engine {
 func brokenOver(over Engine, name string, wrap func(mailq.Store) mailq.Store) Engine {
 	return Engine{
 		Name: name,
-		Open: func(dir string) (mailq.Store, error) {
-			s, err := over.Open(dir)
+		Open: func(dir string, with Companion) (mailq.Store, error) {
+			s, err := over.Open(dir, with)
 			if err != nil {
 				return nil, err
 			}
@@ -64,7 +64,7 @@ var brokenEngines = []Engine{
 	brokenEngine("leaves-a-rest", func(s mailq.Store) mailq.Store { return restful{s} }),
 	{
 		Name:   "never-opens",
-		Open:   func(string) (mailq.Store, error) { return nil, errors.New("the door is stuck") },
+		Open:   func(string, Companion) (mailq.Store, error) { return nil, errors.New("the door is stuck") },
 		Verify: PerFile.Verify,
 	},
 	{

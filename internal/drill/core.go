@@ -31,6 +31,8 @@ type order struct {
 	Producers int
 	Consumers int
 	Mail      string
+	// Companions is what ParseCompanions reads.
+	Companions string
 }
 
 const (
@@ -107,7 +109,11 @@ func (c *core) run(engines []Engine, stop <-chan struct{}) error {
 
 	c.rep.say("opening\n")
 	begin := time.Now()
-	if c.store, err = e.Open(c.Dir); err != nil {
+	with, err := ParseCompanions(c.Companions)
+	if err != nil {
+		return err
+	}
+	if c.store, err = e.Open(c.Dir, with); err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	c.rep.say(fmt.Sprintf("opened %d\n", time.Since(begin)))
@@ -115,6 +121,9 @@ func (c *core) run(engines []Engine, stop <-chan struct{}) error {
 	if err := c.start(); err != nil {
 		c.store.Close()
 		return err
+	}
+	if with&Compaction != 0 {
+		c.wg.Go(func() { c.guard(c.compact) })
 	}
 	c.watch(stop)
 	if c.err != nil {

@@ -10,8 +10,9 @@ import (
 // Engine is a store that can be drilled.
 type Engine struct {
 	Name string
-	// Open opens the store in a directory, and makes it where there is none.
-	Open func(dir string) (mailq.Store, error)
+	// Open opens the store in a directory, and makes it where there is none. with says what
+	// goes on beside the load, as far as the store has to do with it.
+	Open func(dir string, with Companion) (mailq.Store, error)
 	// Verify reads all of a store that nobody has open: "ok" or the finding.
 	Verify func(dir string) (string, error)
 }
@@ -19,7 +20,7 @@ type Engine struct {
 // PerFile is the classic spool.
 var PerFile = Engine{
 	Name:   "perfile",
-	Open:   func(dir string) (mailq.Store, error) { return opened(perfile.Open(dir)) },
+	Open:   func(dir string, _ Companion) (mailq.Store, error) { return opened(perfile.Open(dir)) },
 	Verify: perfile.Verify,
 }
 

@@ -22,6 +22,8 @@ type Config struct {
 	// Mail is where real messages are, see OpenMail, or "" for made ones.
 	Mail string
 	Seed uint64
+	// Companions go on beside the load.
+	Companions Companion
 	// Core makes the command of a core: a process that calls RunCore with an
 	// engine of the same name.
 	Core func() *exec.Cmd
@@ -143,7 +145,7 @@ func (d *drill) live(ctx context.Context, n int) (bool, error) {
 	lf, err := startLife(n, d.Core(), order{
 		Store: d.Engine.Name, Dir: d.Dir, Socket: d.socket, Seed: d.Seed, Life: n,
 		First: counts.LastSerial + 1, Count: d.Messages - counts.Accepted,
-		Producers: d.Producers, Consumers: d.Consumers, Mail: d.Mail,
+		Producers: d.Producers, Consumers: d.Consumers, Mail: d.Mail, Companions: d.Companions.String(),
 	}, d.ledger)
 	if err != nil {
 		return false, err

@@ -25,3 +25,29 @@ func TestWalThatHidesDoubt(t *testing.T) {
 		t.Errorf("seed %d: %d duplicated, %d lost", c.Seed, r.Audit.Duplicated, r.Audit.Lost)
 	}
 }
+
+// Whatever goes on beside the load, it keeps them.
+func TestWalWithCompanions(t *testing.T) {
+	for _, with := range []Companion{Compaction, FullDisk, SlowDisk, Compaction | FullDisk | SlowDisk} {
+		t.Run(with.String(), func(t *testing.T) {
+			c := testConfig(t, "wal")
+			c.Messages, c.Kills, c.Companions = 400, 3, with
+			if r := mustRun(t, c); !r.Clean() || r.Kills != 3 {
+				t.Errorf("seed %d: %d kills, findings %q %q, Work Queue Length %d, verify %q\n%s", c.Seed, r.Kills, r.Audit.Findings, r.Findings, r.WorkQueueLength, r.verdict(), r.Stderr)
+			}
+		})
+	}
+}
+
+func TestParseCompanions(t *testing.T) {
+	for c := range Companion(1 << len(companionNames)) {
+		if got, err := ParseCompanions(c.String()); err != nil || got != c {
+			t.Errorf("%q was read as %v, %v", c, got, err)
+		}
+	}
+	for _, bad := range []string{"full", "compaction,", ",", "compaction,,slowdisk"} {
+		if got, err := ParseCompanions(bad); err == nil {
+			t.Errorf("%q was read as %q", bad, got)
+		}
+	}
+}

@@ -139,7 +139,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	}
 	ctx := context.Background()
 	for key, id := range l.Keyed {
-		msg, _ := l.maker.Message(key)
+		msg := l.maker.Message(key)
 		switch got, err := l.store.Enqueue(ctx, msg); {
 		case err != nil:
 			return failed("an enqueue with a known key", err)
@@ -193,7 +193,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	if err != nil {
 		return failed("opening once more", err)
 	}
-	last, _ := l.maker.Message(l.Life + after)
+	last, _, _ := l.maker.Head(l.Life + after)
 	if st := again.Stats(); st.WorkQueueLength != int64(len(last.Recipients)) || st.InDoubt != 0 {
 		l.trouble("opened once more after all but one message were used: Work Queue Length %d, in doubt %d", st.WorkQueueLength, st.InDoubt)
 	}
@@ -213,7 +213,7 @@ func (l *life) markAll(word string, lists []string) {
 
 // enqueueOne enqueues the message of a key.
 func (l *life) enqueueOne(ctx context.Context, key string) error {
-	msg, _ := l.maker.Message(key)
+	msg := l.maker.Message(key)
 	l.mark(fmt.Sprintf("I %s %d -", key, len(msg.Recipients)))
 	id, err := l.store.Enqueue(ctx, msg)
 	if err != nil {

@@ -104,7 +104,7 @@ func (c *consumer) settle(d *wal.Delivery, key string, n int, codes map[int]byte
 				break // for a bounce there is none
 			}
 			bounce := mail.Bounce(key, r.Index)
-			msg, _ := c.maker.Message(bounce)
+			msg := c.maker.Message(bounce)
 			msg.Key = "" // it may have been tried before
 			b.Enqueue = append(b.Enqueue, msg)
 			bounces = append(bounces, bounce)

@@ -122,7 +122,7 @@ func (l *life) remove(context.Context) error {
 	if key == "" {
 		return nil
 	}
-	msg, _ := l.maker.Message(key)
+	msg, _, _ := l.maker.Head(key)
 	codes := map[int]byte{}
 	for i := range msg.Recipients {
 		codes[i] = mail.Removed
@@ -175,7 +175,7 @@ func (p *producer) run(ctx context.Context) error {
 
 func (p *producer) one(key string) error {
 	ctx := context.Background()
-	msg, _ := p.maker.Message(key)
+	msg := p.maker.Message(key)
 	if p.rng.IntN(3) == 0 {
 		msg.ID = p.store.NewID()
 	}
@@ -216,7 +216,7 @@ func (p *producer) batch(key string) error {
 	}
 	var b wal.Batch
 	for _, k := range keys {
-		msg, _ := p.maker.Message(k)
+		msg := p.maker.Message(k)
 		b.Enqueue = append(b.Enqueue, msg)
 		p.mark(fmt.Sprintf("I %s %d %s", k, len(msg.Recipients), key))
 	}

@@ -4,6 +4,7 @@ package mail
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -28,27 +29,22 @@ func Bounce(key string, recipient int) string {
 	return fmt.Sprintf("%s%s/%d", bouncePrefix, key, recipient)
 }
 
-func (m Maker) rng(key string) *rand.Rand {
-	h := fnv.New64a()
-	io.WriteString(h, key)
-	return rand.New(rand.NewPCG(m.Seed, h.Sum64()))
-}
-
-// Message makes the message of a key. keyed: it carries the key as idempotency key.
-func (m Maker) Message(key string) (msg wal.Message, keyed bool) {
-	rng := m.rng(key)
+// Head makes all of a message but its body, and says how long that is. keyed: it carries an
+// idempotency key.
+func (m Maker) Head(key string) (msg wal.Message, size int, keyed bool) {
+	msg, rng := wal.Message{Envelope: []byte(key)}, m.rng(key)
 	n := 1
-	if !strings.HasPrefix(key, bouncePrefix) {
+	if !IsBounce(key) {
 		n = 1 + rng.IntN(4)
 	}
 	for i := range n {
 		queue := fmt.Sprintf("smtp:%d.example", rng.IntN(6))
-		if strings.HasPrefix(key, bouncePrefix) {
+		if IsBounce(key) {
 			queue = "bounces"
 		}
 		msg.Recipients = append(msg.Recipients, wal.Recipient{Queue: queue, Address: fmt.Sprintf("%d@%s", i, key)})
 	}
-	size := rng.IntN(2000)
+	size = rng.IntN(2000)
 	switch rng.IntN(10) {
 	case 0:
 		size = rng.IntN(m.bodyMax() + 1)
@@ -57,27 +53,47 @@ func (m Maker) Message(key string) (msg wal.Message, keyed bool) {
 	case 2, 3:
 		size = rng.IntN(16 << 10)
 	}
-	msg.Body = make([]byte, min(size, m.bodyMax()))
-	for i := range msg.Body {
-		msg.Body[i] = byte(rng.Uint32())
-	}
-	msg.Envelope = []byte(key)
 	msg.Priority = int8(rng.IntN(3))
 	if keyed = rng.IntN(3) == 0; keyed {
 		msg.Key = "key of " + key
 	}
-	return msg, keyed
+	return msg, min(size, m.bodyMax()), keyed
+}
+
+// Message makes the message of a key.
+func (m Maker) Message(key string) wal.Message {
+	msg, size, _ := m.Head(key)
+	msg.Body = m.body(key, size)
+	return msg
+}
+
+func (m Maker) body(key string, size int) []byte {
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], m.Seed)
+	binary.LittleEndian.PutUint64(seed[8:], hashOf(key))
+	b := make([]byte, size)
+	rand.NewChaCha8(seed).Read(b)
+	return b
+}
+
+func (m Maker) rng(key string) *rand.Rand { return rand.New(rand.NewPCG(m.Seed, hashOf(key))) }
+
+func hashOf(key string) uint64 {
+	h := fnv.New64a()
+	io.WriteString(h, key)
+	return h.Sum64()
 }
 
 // Check compares a body with that of the key.
 func (m Maker) Check(key string, body wal.Body) error {
-	want, _ := m.Message(key)
+	_, size, _ := m.Head(key)
 	var got bytes.Buffer
+	got.Grow(size)
 	if _, err := body.WriteTo(&got); err != nil {
 		return fmt.Errorf("message %s: read the body: %w", key, err)
 	}
-	if !bytes.Equal(got.Bytes(), want.Body) {
-		return fmt.Errorf("message %s: the body of %d bytes is not the one of %d that was enqueued", key, got.Len(), len(want.Body))
+	if !bytes.Equal(got.Bytes(), m.body(key, size)) {
+		return fmt.Errorf("message %s: the body of %d bytes is not the one of %d that was enqueued", key, got.Len(), size)
 	}
 	return nil
 }
