@@ -154,9 +154,9 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 
 // Publish makes the checkpoint at a position and gives it its final name: written
 // under a temporary one, synced, renamed, the directory synced, then read back from the
-// device. When it returns nil the checkpoint is durable and was seen to be readable. On an
-// error nothing is left under the final name that was not fully written, or that was seen
-// not to be readable.
+// device and counted. When it returns nil the checkpoint is durable, was seen to be readable, and
+// adds up. On an error nothing is left under the final name that was not fully written, or that
+// was seen not to be so.
 func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (*File, error) {
 	name := Name(to)
 	tmp := TempPrefix + name
@@ -185,7 +185,10 @@ func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (
 	if err != nil {
 		return nil, fmt.Errorf("reading %s back: %w", name, err)
 	}
-	if err := c.Check(true); err != nil {
+	if err = c.Check(true); err == nil {
+		err = c.AddsUp()
+	}
+	if err != nil {
 		// The page cache may hold it right until the next power cut, so that an opening would
 		// take it for good.
 		return nil, errors.Join(fmt.Errorf("reading %s back: %w", name, err), c.Close(), dir.Remove(name))

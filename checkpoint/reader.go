@@ -27,6 +27,7 @@ type File struct {
 	file     disk.File
 	mapping  disk.Mapping
 	verified bool
+	counted  counted
 	logBytes int64 // that there are: see Bound
 }
 
@@ -294,14 +295,45 @@ func (c *File) Check(fresh bool) error {
 			return err
 		}
 		it := c.entries()
+		c.counted = counted{}
 		for {
-			if e, err := it.next(); e == nil || err != nil {
+			e, err := it.next()
+			if e == nil || err != nil {
 				return err
+			}
+			c.counted.weight += int64(e.Weight) * state.WeightUnit
+			for i := range e.Rcpts {
+				if r := &e.Rcpts[i]; r.Standing != state.Used {
+					c.counted.live++
+					c.counted.doubt += int64(r.Flags & state.InDoubt)
+				}
 			}
 		}
 	})
 	c.verified = c.verified || fresh && err == nil
 	return err
+}
+
+// counted is what Check counts in the messages.
+type counted struct{ live, doubt, weight int64 }
+
+// AddsUp compares the totals in the header with what Check has counted: of a checkpoint that a
+// fold dropped a message from, or put one into twice, every checksum is right, and the log
+// that knows better would be recycled.
+func (c *File) AddsUp() error {
+	for _, t := range [...]struct {
+		what       string
+		have, want int64
+	}{
+		{"recipients that are not used", c.counted.live, c.Counts.Enqueued - c.Counts.Used.Total()},
+		{"recipients in doubt", c.counted.doubt, c.Counts.InDoubt},
+		{"bytes of the log that are held", c.counted.weight, c.Counts.Weight},
+	} {
+		if t.have != t.want {
+			return c.corrupt(72, fmt.Sprintf("it has %d %s, by its totals it should have %d", t.have, t.what, t.want))
+		}
+	}
+	return nil
 }
 
 // reread compares the device with the page cache, byte by byte: header and directory

@@ -123,6 +123,31 @@ func (u UsedCounts) Total() int64 {
 	return u.Delivered + u.Failed + u.Expired + u.Removed + u.Replaced
 }
 
+// Floors are the lowest values of a figure over windows that end now, each reaching back by
+// up to a sixtieth more than its name says, and no further than to the opening of the
+// store.
+type Floors struct {
+	Minute     int64 `json:"minute"`
+	TenMinutes int64 `json:"ten_minutes"`
+	Hour       int64 `json:"hour"`
+}
+
+// PinKind says what kind of thing keeps bytes of a store from being given back.
+type PinKind string
+
+// The kinds of pins.
+const (
+	PinMessage PinKind = "message"     // one with a recipient that is not used
+	PinStaged  PinKind = "staged body" // one that is not decided on
+)
+
+// Pin is a thing that keeps bytes of a store from being given back.
+type Pin struct {
+	Kind  PinKind   `json:"kind"`         // empty: there is none
+	ID    ID        `json:"id,omitempty"` // of the message
+	Since time.Time `json:"since"`        // when it was enqueued, or staged
+}
+
 // Stats are totals of a store. Enqueued, Used, Pending, Deferred, Held, Claimed,
 // InDoubt and Damaged count recipients; Enqueued and Used count over the life of
 // the store. Always:
@@ -141,18 +166,25 @@ type Stats struct {
 	Damaged  int64      `json:"damaged"`
 
 	// WorkQueueLength is the number of recipients not used, the figure that
-	// climbed without a backlog in Microsoft's Q238189. WorkQueueFloor is its
-	// lowest value over the last minutes: what a drained queue does not go below.
-	WorkQueueLength int64 `json:"work_queue_length"`
-	WorkQueueFloor  int64 `json:"work_queue_floor"`
+	// climbed without a backlog in Microsoft's Q238189. WorkQueueFloor is what it
+	// has not gone below: a queue that drains has a floor of 0 now and then, one that
+	// does not has floors that climb, the hour's lowest and the minute's highest.
+	WorkQueueLength int64  `json:"work_queue_length"`
+	WorkQueueFloor  Floors `json:"work_queue_floor"`
+	// Unaccounted is by how many recipients the identity above was found not to hold, in all
+	// and summed over queues, when it was last checked. Other than 0 is a bug of the store.
+	Unaccounted int64 `json:"unaccounted"`
 
 	Messages  int64 `json:"messages"`   // messages with a recipient not used
 	LiveBytes int64 `json:"live_bytes"` // of the log: held by such messages
-	DeadBytes int64 `json:"dead_bytes"` // of the log: the rest of what was written
+	// DeadBytes is the rest of what was written to the log and is still there: mail that was
+	// used and not reclaimed, and what commits took beside it.
+	DeadBytes int64 `json:"dead_bytes"`
 	DiskBytes int64 `json:"disk_bytes"` // all files of the store
 	Segments  int   `json:"segments"`   // in the log; ready ones not counted
-	// OldestPin is the enqueue time of the oldest message that is not dead.
-	OldestPin time.Time `json:"oldest_pin,omitzero"`
+	// OldestPin is what keeps bytes of the log from being given back for the longest time,
+	// of mail and of staged bodies. It may be a second old.
+	OldestPin Pin `json:"oldest_pin,omitzero"`
 
 	// Staged is how many bodies are staged and not decided on, StagedBytes what they hold
 	// or were announced with. They keep the log from giving segments back.

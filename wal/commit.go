@@ -308,6 +308,7 @@ func (s *Store) commit(g *group) error {
 			return fmt.Errorf("applying what was just written: %w", err)
 		}
 		s.clearLost()
+		s.floor.observe(s.opt.now(), s.workQueue())
 		s.leased = g.lease
 		if g.nudge {
 			s.nudged = false

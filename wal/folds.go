@@ -37,6 +37,7 @@ type foldState struct {
 
 	mu      sync.Mutex
 	failed  error // of the last fold
+	odd     error // what does not add up, see audit
 	ended   time.Time
 	took    time.Duration
 	sumNew  *checkpoint.Summary
@@ -141,11 +142,19 @@ func (s *Store) fold() error {
 	s.mu.Lock()
 	to := s.table.Applied
 	streams := s.firstStream()
+	at := totals{s.table.Counts, int64(s.table.Messages())}
 	s.mu.Unlock()
 	began := s.opt.now()
 	err := f.makeOne(to, streams)
+	var odd error
+	if err == nil {
+		var files bool
+		if files, odd = s.audit(at); files {
+			err = odd
+		}
+	}
 	f.mu.Lock()
-	f.failed, f.ended = err, s.opt.now()
+	f.failed, f.odd, f.ended = err, odd, s.opt.now()
 	f.took = f.ended.Sub(began)
 	f.mu.Unlock()
 	if err != nil {
@@ -212,7 +221,11 @@ func (f *foldState) readBack() bool {
 		if c == nil || c.Verified() {
 			continue
 		}
-		if err := c.Check(true); err != nil {
+		err := c.Check(true)
+		if err == nil {
+			err = c.AddsUp()
+		}
+		if err != nil {
 			f.s.opt.Logger.Warn("nothing is recycled until there is another checkpoint", "err", err)
 			return false
 		}
@@ -254,9 +267,16 @@ func (s *Store) firstStream() uint32 {
 }
 
 // Checkpoint makes a checkpoint of all that is applied now. When it returns nil it is on
-// disk and was read back.
+// disk and was read back, and every recipient is accounted for: else it is ErrUnaccounted.
 func (s *Store) Checkpoint(ctx context.Context) error {
-	return s.background(ctx, s.fold)
+	return s.background(ctx, func() error {
+		if err := s.fold(); err != nil {
+			return err
+		}
+		s.folds.mu.Lock()
+		defer s.folds.mu.Unlock()
+		return s.folds.odd
+	})
 }
 
 // Compact gives space back: it makes the checkpoints that are needed to know what is dead,

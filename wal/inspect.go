@@ -294,7 +294,11 @@ func (v *verifier) run(d disk.Dir, uuid [16]byte) (err error) {
 	}
 	for _, c := range []*checkpoint.File{r.newest, r.older} {
 		if c != nil {
-			if err := v.note(0, c.Check(false)); err != nil {
+			err := c.Check(false)
+			if err == nil {
+				err = c.AddsUp()
+			}
+			if err := v.note(0, err); err != nil {
 				return err
 			}
 		}

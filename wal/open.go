@@ -168,6 +168,7 @@ func (s *Store) resume(r *recovered) error {
 	s.filling = newGroup(s.limits.table, s.limits.body)
 	s.spare = newGroup(s.limits.table, s.limits.body)
 	s.folds.init(s, r)
+	s.floor.init(s.opt.now(), s.workQueue())
 	s.table.Observer = s
 	s.measure()
 	s.segment = log.End().Segment()

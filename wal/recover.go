@@ -198,7 +198,9 @@ func (r *recovered) keep() error {
 		_, err := r.found.Holds(startOf(&r.older.Info))
 		for _, c := range []*checkpoint.File{r.newest, r.older} {
 			if err == nil && !c.Verified() {
-				err = c.Check(true)
+				if err = c.Check(true); err == nil {
+					err = c.AddsUp()
+				}
 			}
 		}
 		if err == nil {

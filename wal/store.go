@@ -87,6 +87,7 @@ type Store struct {
 	nudged    bool  // the position of the log is to move, see nudge
 	oldest    oldest
 
+	unaccounted atomic.Int64 // see audit
 	stagedBytes atomic.Int64 // that they have, or were announced with
 	stageBufs   [3]sync.Pool // of *[]byte, see stageBuf
 
@@ -101,7 +102,7 @@ type Store struct {
 	folds      foldState
 	compaction compaction
 	space      diskRoom
-	floor      floor
+	floor      floor // under mu
 	rotated    chan struct{}
 	segment    uint32 // of the last commit, for whoever commits
 	closing    sync.Once

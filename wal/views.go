@@ -26,10 +26,12 @@ func (s *Store) Stats() Stats {
 		LiveBytes: c.Weight, TailCut: c.TailCut, UncleanOpens: c.UncleanOpens,
 	}
 	st.Staged, st.StagedBytes = int64(s.staged), s.stagedBytes.Load()
-	st.OldestPin = s.oldest.at(s.table, s.opt.now())
+	now := s.opt.now()
+	st.OldestPin = s.oldestPin(now)
+	st.WorkQueueFloor = s.floor.lowest(now)
 	s.mu.Unlock()
 	st.WorkQueueLength = st.Pending + st.Deferred + st.Held + st.Claimed + st.Damaged
-	st.WorkQueueFloor = s.floor.observe(s.opt.now(), st.WorkQueueLength)
+	st.Unaccounted = s.unaccounted.Load()
 	st.Commits = s.commits.Load()
 	var used int64
 	for _, i := range s.log.Segments() {
@@ -45,35 +47,6 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// oldest remembers the oldest message that is not dead. Looking for it means looking at
-// every message, so that is done at most once a second.
-type oldest struct {
-	slot   uint32
-	id     uint64
-	looked time.Time
-}
-
-func (o *oldest) at(t *state.Table, now time.Time) time.Time {
-	if t.Messages() == 0 {
-		return time.Time{}
-	}
-	dead := !t.Lives(o.slot, o.id) || o.id == 0
-	if dead && (o.id == 0 || now.Sub(o.looked) >= time.Second) {
-		o.looked, o.id = now, 0
-		first := uint64(1<<64 - 1)
-		t.ForEach(func(slot uint32) {
-			if m := t.Msg(slot); m.Order() < first {
-				first, o.slot, o.id = m.Order(), slot, m.ID
-			}
-		})
-		dead = false
-	}
-	if dead {
-		return time.Time{}
-	}
-	return time.Unix(int64(t.Msg(o.slot).Enqueued), 0)
-}
-
 func (f *foldState) bytes() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,6 +56,9 @@ func (f *foldState) bytes() int64 {
 	}
 	return n
 }
+
+// workQueue is the number of recipients that are not used. Store.mu is held.
+func (s *Store) workQueue() int64 { return s.table.Counts.Enqueued - s.table.Counts.Used.Total() }
 
 // Admit implements mailq.Store.
 func (s *Store) Admit(size int64) error {

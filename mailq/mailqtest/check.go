@@ -37,8 +37,11 @@ func identity(s mailq.Stats) error {
 	if s.WorkQueueLength != s.Enqueued-s.Used.Total() {
 		return fmt.Errorf("WorkQueueLength is %d, want enqueued %d - used %d", s.WorkQueueLength, s.Enqueued, s.Used.Total())
 	}
-	if s.WorkQueueFloor < 0 || s.WorkQueueFloor > s.WorkQueueLength {
-		return fmt.Errorf("WorkQueueFloor %d is not within 0 and WorkQueueLength %d", s.WorkQueueFloor, s.WorkQueueLength)
+	if f := s.WorkQueueFloor; f.Hour < 0 || f.Hour > f.TenMinutes || f.TenMinutes > f.Minute || f.Minute > s.WorkQueueLength {
+		return fmt.Errorf("WorkQueueFloor %+v does not rise from 0 to WorkQueueLength %d", f, s.WorkQueueLength)
+	}
+	if s.Unaccounted != 0 {
+		return fmt.Errorf("%d recipients are unaccounted for", s.Unaccounted)
 	}
 	return nil
 }

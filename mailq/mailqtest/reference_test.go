@@ -226,8 +226,8 @@ func (s *refStore) Stats() mailq.Stats {
 	}
 	t.WorkQueueLength = t.Enqueued - t.Used.Total()
 	for _, m := range s.d.messages {
-		if t.OldestPin.IsZero() || m.at.Before(t.OldestPin) {
-			t.OldestPin = m.at
+		if t.OldestPin.Since.IsZero() || m.at.Before(t.OldestPin.Since) {
+			t.OldestPin = mailq.Pin{Kind: mailq.PinMessage, ID: m.ID, Since: m.at}
 		}
 	}
 	if s.bug == "counts a claim as pending too" {

@@ -18,7 +18,7 @@ var statsTests = []test{
 func statsEmpty(e *env) {
 	s := e.store.Stats()
 	if s.Enqueued != 0 || s.Used != (mailq.UsedCounts{}) || s.WorkQueueLength != 0 || s.Messages != 0 || s.InDoubt != 0 ||
-		s.TailCut != 0 || s.UncleanOpens != 0 || !s.OldestPin.IsZero() || s.SyncHangs {
+		s.TailCut != 0 || s.UncleanOpens != 0 || s.OldestPin != (mailq.Pin{}) || s.SyncHangs {
 		e.Errorf("the statistics of an empty store are %+v", s)
 	}
 	e.reopen()
@@ -67,13 +67,13 @@ func statsSteps(e *env) {
 func statsDrain(e *env) {
 	e.posts("a", 10)
 	e.send(mailTo("b", "x", 10))
-	if s := e.store.Stats(); s.WorkQueueLength != 20 || s.Messages != 11 || s.OldestPin.IsZero() {
+	if s := e.store.Stats(); s.WorkQueueLength != 20 || s.Messages != 11 || s.OldestPin.Since.IsZero() || s.OldestPin.Kind != mailq.PinMessage {
 		e.Errorf("work queue length %d, messages %d, want 20 and 11; oldest pin %v", s.WorkQueueLength, s.Messages, s.OldestPin)
 	}
 	e.deliverAll(e.all())
 	for range 2 {
-		if s := e.store.Stats(); s.WorkQueueLength != 0 || s.WorkQueueFloor != 0 || s.Messages != 0 || s.Enqueued != 20 {
-			e.Errorf("drained: work queue length %d, floor %d, messages %d, enqueued %d, want 0, 0, 0, 20", s.WorkQueueLength, s.WorkQueueFloor, s.Messages, s.Enqueued)
+		if s := e.store.Stats(); s.WorkQueueLength != 0 || s.WorkQueueFloor != (mailq.Floors{}) || s.Messages != 0 || s.Enqueued != 20 {
+			e.Errorf("drained: work queue length %d, floor %v, messages %d, enqueued %d, want 0, 0, 0, 20", s.WorkQueueLength, s.WorkQueueFloor, s.Messages, s.Enqueued)
 		}
 		e.reopen()
 	}
