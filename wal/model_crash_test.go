@@ -116,7 +116,10 @@ func (h *history) settleDoubt(w *world, have view, e ending) (bad string) {
 // match finds the state that a store which was just opened has among those that it may
 // have.
 func (h *history) match(s *Store, e ending) *world {
-	have := h.view(s)
+	return h.matchView(h.view(s), func(w *world) string { return w.totals(s) }, e)
+}
+
+func (h *history) matchView(have view, totals func(*world) string, e ending) *world {
 	var found *world
 	why := ""
 	h.worlds(func(w *world, which string) bool {
@@ -125,7 +128,7 @@ func (h *history) match(s *Store, e ending) *world {
 			bad = have.diff(w.view(time.Now()))
 		}
 		if bad == "" {
-			bad = w.totals(s)
+			bad = totals(w)
 		}
 		if bad != "" {
 			why += fmt.Sprintf("\nwith %s:\n%s", which, bad)

@@ -274,11 +274,15 @@ func viewOf(s *Store) (view, error) {
 		if _, twice := v[r]; twice {
 			return nil, fmt.Errorf("%v is listed twice", r)
 		}
-		v[r] = line{rcpt: rcpt{queue: e.Queue, address: e.Address, note: string(e.Note), doubt: e.InDoubt, attempts: e.Attempts,
-			held: e.State == mailq.OnHold, due: segment.Nanos(e.NotBefore)}, state: e.State, envelope: string(e.Envelope), size: e.Size,
-			priority: e.Priority, expires: segment.Nanos(e.ExpiresAt), enqueued: segment.Nanos(e.EnqueuedAt)}
+		v.add(&e)
 	}
 	return v, nil
+}
+
+func (v view) add(e *Entry) {
+	v[ref{e.ID, e.Recipient}] = line{rcpt: rcpt{queue: e.Queue, address: e.Address, note: string(e.Note), doubt: e.InDoubt, attempts: e.Attempts,
+		held: e.State == mailq.OnHold, due: segment.Nanos(e.NotBefore)}, state: e.State, envelope: string(e.Envelope), size: e.Size,
+		priority: e.Priority, expires: segment.Nanos(e.ExpiresAt), enqueued: segment.Nanos(e.EnqueuedAt)}
 }
 
 // same reports whether two lines tell the same. Of what is claimed nobody tells whether it is held.

@@ -93,7 +93,11 @@ func (d *directory) powerCut(model NameModel, choose func(n int) int) {
 // powerCut decides what a folded file comes back as.
 func (ino *inode) powerCut(c Config, choose func(n int) int) {
 	sizes := []int64{ino.devSize}
-	for _, s := range ino.sizes {
+	between := ino.sizes
+	if c.OldOrNew && len(between) > 0 {
+		between = between[len(between)-1:]
+	}
+	for _, s := range between {
 		if !slices.Contains(sizes, s) {
 			sizes = append(sizes, s)
 		}
@@ -115,7 +119,11 @@ func (ino *inode) powerCut(c Config, choose func(n int) int) {
 // cutPage decides on one dirty page, of which some bytes can be seen.
 func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 	states := []*page{ino.devPage(i)}
-	for _, p := range append(slices.Clone(ino.dirty[i]), ino.cached(i)) {
+	between := ino.dirty[i]
+	if c.OldOrNew {
+		between = nil
+	}
+	for _, p := range append(slices.Clone(between), ino.cached(i)) {
 		if !slices.ContainsFunc(states, func(q *page) bool { return bytes.Equal(p[:visible], q[:visible]) }) {
 			states = append(states, p)
 		}

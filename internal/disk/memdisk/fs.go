@@ -44,6 +44,9 @@ type Config struct {
 	// WholePages: a power cut leaves pages old or new and never a mix of sectors.
 	// It makes far fewer states.
 	WholePages bool
+	// OldOrNew: a power cut leaves a page or a length as it was last durable or as it is
+	// now, and never as it was in between. It makes far fewer states.
+	OldOrNew bool
 	// Garbage: a page that was being written may be destroyed as a whole, with
 	// the durable bytes in it.
 	Garbage bool

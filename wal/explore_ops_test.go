@@ -1,0 +1,259 @@
+package wal
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+// exploreOp is an operation of the histories that are gone through. It has no choices of its
+// own, and reports false where there is nothing for it to do: such a history is another one
+// with fewer operations.
+type exploreOp struct {
+	name string
+	do   func(*branch) bool
+}
+
+// exploreOps is the alphabet. Between them they fill segments and seal them, kill what is in
+// them, fold, recycle, empty sparse ones, and end the store in every way.
+var exploreOps = []exploreOp{
+	{"enqueue", func(b *branch) bool { return b.enqueue(600, "a", "b") }},
+	{"enqueue long", func(b *branch) bool { return b.enqueue(3*segment.AlignmentMin, "a") }},
+	{"claim", (*branch).claim},
+	{"used", func(b *branch) bool { return b.settle(Delivered) }},
+	{"defer", func(b *branch) bool { return b.settle(Deferred) }},
+	{"bounce", func(b *branch) bool { return b.settle(Failed) }},
+	{"fold", func(b *branch) bool { b.must("checkpoint", b.s.Checkpoint(bgCtx)); return true }},
+	{"compact", func(b *branch) bool { b.must("compact", b.s.Compact(bgCtx)); return true }},
+	{"marker", (*branch).marker},
+	{"kill", func(b *branch) bool { b.fs.Kill(); return b.again(killed) }},
+	{"power cut", func(b *branch) bool { b.fs.PowerCutWith(func(int) int { return 0 }); return b.again(power) }},
+	{"close", func(b *branch) bool { b.must("close", b.s.Close()); return b.again(closed) }},
+}
+
+func (b *branch) enqueue(size int, queues ...string) bool {
+	m := Message{ID: b.s.NewID(), Envelope: []byte("from"), Body: make([]byte, size)}
+	b.show(m.ID)
+	for i := range m.Body {
+		m.Body[i] = byte(uint64(m.ID)>>(i%8)) ^ byte(i*7)
+	}
+	for _, q := range queues {
+		m.Recipients = append(m.Recipients, Recipient{Queue: q, Address: "r@example.org"})
+	}
+	c := enqueued(m.ID, &m, m.Body, time.Now())
+	b.asked(c)
+	_, err := b.s.Enqueue(bgCtx, m)
+	b.must("enqueue", err)
+	b.acked(c)
+	return true
+}
+
+// claim takes what is due. It is a start, and leaves no trace on the disk but in the claim
+// table.
+func (b *branch) claim() bool {
+	d, ok := b.auto.TryNext("a")
+	if !ok {
+		return false
+	}
+	b.take(d)
+	b.moment(b.history)
+	return true
+}
+
+func (b *branch) take(d *Delivery) { b.history.take(d, false) }
+
+// settle settles what was claimed first; where nothing is, it claims.
+func (b *branch) settle(r Result) bool {
+	if len(b.held) == 0 && !b.claim() {
+		return false
+	}
+	k := b.held[0]
+	o := Outcome{Recipient: All, Result: r}
+	if r == Deferred {
+		o.Until = time.Now().Add(time.Hour)
+		o.Note = []byte("451 later")
+	}
+	batch := Batch{Settle: []Settlement{{Delivery: k.d, Outcomes: []Outcome{o}}}}
+	var list []change
+	now := time.Now()
+	for _, i := range k.left {
+		list = append(list, b.w.outcome(ref{k.d.ID, i}, o, true, now))
+	}
+	if r == Failed {
+		m := Message{ID: b.s.NewID(), Recipients: []Recipient{{Queue: "bounce", Address: "sender@example.org"}}}
+		b.show(m.ID)
+		batch.Enqueue = []Message{m}
+		list = append(list, enqueued(m.ID, &m, nil, now))
+	}
+	c := all(list...)
+	b.asked(c)
+	_, err := b.s.Commit(bgCtx, batch)
+	b.must("settle", err)
+	b.acked(c)
+	return true
+}
+
+// marker lets the time pass in which the last commit gets its promise, and starts get into
+// the log.
+func (b *branch) marker() bool {
+	b.s.mu.Lock()
+	wants := b.s.wantsMarker()
+	b.s.mu.Unlock()
+	if wants {
+		time.Sleep(3 * markerAfter)
+	}
+	return wants
+}
+
+// again opens the store that has ended.
+func (b *branch) again(e ending) bool {
+	old := b.s
+	b.mu.Lock()
+	b.end = e
+	b.mu.Unlock()
+	_ = old.Close()
+	synctest.Wait()
+	s, err := Open(spool, b.on(b.fs))
+	b.must("open", err)
+	b.w = b.match(s, e)
+	b.settled(s)
+	return true
+}
+
+// settled goes on with a store of which it is known what is in it.
+func (b *branch) settled(s *Store) {
+	b.opened(s)
+	b.held, b.unknown = nil, nil
+	b.mu.Lock()
+	b.end = closed
+	b.mu.Unlock()
+	b.moment(b.history)
+}
+
+// exploreBase makes the store that every history begins with: its segment is nearly full, a
+// long message and a short one wait, and there is a checkpoint.
+func exploreBase(t *testing.T) (fs *memdisk.FS, h *history) {
+	h = newHistory(memdisk.Config{WholePages: true, OldOrNew: true}, Options{SegmentSize: segment.SizeMin, claims: 32})
+	b := &branch{history: h, x: &explorer{}, seen: map[uint64]bool{}}
+	err := h.inBubble(t, "the store that histories begin with", func() {
+		s, err := Open(spool, h.opt)
+		h.must("open", err)
+		h.opened(s)
+		b.enqueue(5*segment.AlignmentMin, "a")
+		b.enqueue(600, "a")
+		h.must("close", s.Close())
+		h.old = nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.fs, h
+}
+
+// exploreReach is how far TestExplore goes.
+type exploreReach struct {
+	ops    int    // histories of up to so many operations, all of them
+	deep   [4]int // by depth, the longest histories whose recoveries are crashed so many times over
+	states int64  // longer histories, at random, until there are so many states
+}
+
+var exploreReaches = map[string]exploreReach{
+	"short": {1, [4]int{0, -1, -1, -1}, 0},
+	"":      {2, [4]int{0, 1, 0, -1}, 0},
+	"ci":    {3, [4]int{0, 2, 1, 0}, 1_000_000},
+	"long":  {5, [4]int{0, 4, 3, 2}, 100_000_000},
+}
+
+// TestExplore goes through all short histories and all that crashes can make of them, then
+// through longer ones at random. MTAWAL_MODEL=ci makes it 10^6 states, MTAWAL_MODEL=long 10^8
+// at least; MTAWAL_MODEL_SEED replays what was random.
+func TestExplore(t *testing.T) {
+	t.Parallel()
+	how := os.Getenv("MTAWAL_MODEL")
+	if how == "" && testing.Short() {
+		how = "short"
+	}
+	reach, ok := exploreReaches[how]
+	if !ok {
+		t.Fatalf("MTAWAL_MODEL=%s is none of them", how)
+	}
+	seed, err := strconv.ParseUint(os.Getenv("MTAWAL_MODEL_SEED"), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	fs, h := exploreBase(t)
+	x := &explorer{base: fs, seed: h, ops: exploreOps, seedHash: maphash.MakeSeed()}
+	if how != "" && how != "short" { // alone in the process
+		defer debug.SetGCPercent(debug.SetGCPercent(800))
+	}
+	var paths [][]int
+	for n := range reach.ops + 1 {
+		x.paths(n, func(p []int) { paths = append(paths, p) })
+	}
+	began := time.Now()
+	x.all(t, func(n int) (path []int, depth int, ok bool) {
+		if n >= len(paths) {
+			return nil, 0, false
+		}
+		for d, most := range reach.deep {
+			if len(paths[n]) <= most {
+				depth = d
+			}
+		}
+		return paths[n], depth, true
+	})
+	whole := x.histories.Load()
+	x.all(t, func(n int) (path []int, depth int, ok bool) {
+		rng := rand.New(rand.NewPCG(seed, uint64(n)))
+		for range reach.ops + 1 + rng.IntN(4) {
+			path = append(path, rng.IntN(len(x.ops)))
+		}
+		return path, b2i(rng.IntN(8) == 0), x.states() < reach.states
+	})
+	t.Logf("%d states in %v: all %d histories of up to %d operations and %d longer ones with seed %d; %d images of a crash, %d of one in their recovery, %d of one in the recovery of that, %d of one in the recovery after",
+		x.states(), time.Since(began).Round(time.Millisecond), whole, reach.ops, x.histories.Load()-whole, seed,
+		x.levels[0].Load(), x.levels[1].Load(), x.levels[2].Load(), x.levels[3].Load())
+}
+
+// all runs one history after the other on every core, as next gives them by number.
+func (x *explorer) all(t *testing.T, next func(n int) (path []int, depth int, ok bool)) {
+	var number atomic.Int64
+	t.Run("histories", func(t *testing.T) {
+		for range runtime.GOMAXPROCS(0) {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				for !t.Failed() {
+					path, depth, ok := next(int(number.Add(1)) - 1)
+					if !ok {
+						return
+					}
+					x.run(t, path, depth)
+				}
+			})
+		}
+	})
+}
+
+// run explores one history.
+func (x *explorer) run(t *testing.T, path []int, depth int) {
+	h := newHistory(memdisk.Config{}, x.seed.opt)
+	h.w = x.seed.w.clone()
+	b := &branch{history: h, x: x, seen: map[uint64]bool{}}
+	name := ""
+	for _, n := range path {
+		name += " " + x.ops[n].name + ","
+	}
+	if err := h.inBubble(t, "the history"+name, func() { b.follow(path, depth) }); err != nil {
+		t.Errorf("the history%s depth %d: %v", name, depth, err)
+	}
+}
