@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"text/tabwriter"
+	"time"
 
 	"github.com/mtawal/mtawal/torture/internal/core"
 	"github.com/mtawal/mtawal/torture/internal/realfs"
@@ -108,13 +109,13 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error
 		if m.count == 0 {
 			continue
 		}
-		r := newRun(m.name, kind)
+		r := newRun(ctx, m.name, kind)
 		r.Seed, r.Target, r.Canary, r.Keep, r.Log = o.seed, m.count, o.canary, o.keep, stderr
 		r.Command = fmt.Sprintf("go -C torture run . --fs %s --%s %d --jobs %d", o.fs, m.flag, m.count, o.jobs)
 		if o.canary {
 			r.Command += " --canary"
 		}
-		err := o.rigs(ctx, r, kind, m.work)
+		err := o.rigs(r, kind, m.work)
 		all = append(all, r.result())
 		if err != nil {
 			print(stdout, o.json, all)
@@ -131,15 +132,17 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) (int, error
 }
 
 // rigs runs histories on as many rigs as there are jobs.
-func (o *options) rigs(ctx context.Context, r *run, kind realfs.FS, work func(*rig, *run, int) error) error {
+func (o *options) rigs(r *run, kind realfs.FS, work func(*rig, *run, int) error) error {
 	var (
 		wg    sync.WaitGroup
 		next  atomic.Int64
 		once  sync.Once
 		first error
 	)
-	ctx, stop := context.WithCancel(ctx)
+	var stop context.CancelFunc
+	r.ctx, stop = context.WithCancel(r.ctx)
 	defer stop()
+	go r.show(30 * time.Second)
 	for range o.jobs {
 		wg.Go(func() {
 			err := func() (err error) {
@@ -152,7 +155,7 @@ func (o *options) rigs(ctx context.Context, r *run, kind realfs.FS, work func(*r
 						err = cerr
 					}
 				}()
-				for ctx.Err() == nil && !r.enough() {
+				for !r.enough() {
 					if err := work(g, r, int(next.Add(1))); err != nil {
 						return err
 					}
@@ -184,7 +187,7 @@ func (o *options) again(stdout, stderr io.Writer) (int, error) {
 		return exitBroken, err
 	}
 	defer g.close()
-	r := newRun("replay", kind)
+	r := newRun(context.Background(), "replay", kind)
 	r.Target, r.Log, r.Command = 1, stderr, "go -C torture run . --replay "+o.replay
 	c := &crashed{image, f.Ledger, f.Maker}
 	rng := rand.New(rand.NewPCG(1, 1))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/gob"
 	"encoding/json"
 	"fmt"
@@ -48,6 +49,7 @@ type run struct {
 	Command string // begins the command that looks at one again
 	Log     io.Writer
 
+	ctx    context.Context
 	mu     sync.Mutex
 	totals Totals
 	kept   int
@@ -57,16 +59,32 @@ type run struct {
 // keptMax is how many findings are kept as images.
 const keptMax = 10
 
-func newRun(method string, kind realfs.FS) *run {
+func newRun(ctx context.Context, method string, kind realfs.FS) *run {
 	var u unix.Utsname
 	unix.Uname(&u)
-	return &run{begin: time.Now(), totals: Totals{Method: method, FileSystem: kind.Name, Kernel: unix.ByteSliceToString(u.Release[:])}}
+	return &run{ctx: ctx, begin: time.Now(), totals: Totals{Method: method, FileSystem: kind.Name, Kernel: unix.ByteSliceToString(u.Release[:])}}
 }
 
+// enough reports whether the run is over.
 func (r *run) enough() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.totals.Crashes >= r.Target
+	return r.totals.Crashes >= r.Target || r.ctx.Err() != nil
+}
+
+// show tells now and then how far the run is.
+func (r *run) show(every time.Duration) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for !r.enough() {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-t.C:
+		}
+		n := r.result()
+		fmt.Fprintf(r.Log, "%s on %s: %d of %d crashes, %d findings, %v\n", n.Method, n.FileSystem, n.Crashes, r.Target, n.Findings(), n.Elapsed.Round(time.Second))
+	}
 }
 
 func (r *run) pending(n int) {
