@@ -153,75 +153,6 @@ func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint6
 
 var errEntry = errors.New("a message in it is malformed")
 
-// cursor reads varints and bytes; after the first thing that is not there bad is
-// set and everything is zero.
-type cursor struct {
-	b   []byte
-	bad bool
-}
-
-func (c *cursor) uvarint() uint64 {
-	// The common case by hand: one byte.
-	if len(c.b) > 0 && c.b[0] < 0x80 {
-		v := c.b[0]
-		c.b = c.b[1:]
-		return uint64(v)
-	}
-	v, n := binary.Uvarint(c.b)
-	if n <= 0 {
-		c.bad, c.b = true, nil
-		return 0
-	}
-	c.b = c.b[n:]
-	return v
-}
-
-// upTo is uvarint for what is a number up to most.
-func (c *cursor) upTo(most uint64) uint64 {
-	v := c.uvarint()
-	c.bad = c.bad || v > most
-	return v
-}
-
-func (c *cursor) varint() int64 {
-	u := c.uvarint()
-	return int64(u>>1) ^ -int64(u&1)
-}
-
-func (c *cursor) bytes(n uint64) []byte {
-	if n > uint64(len(c.b)) {
-		c.bad, c.b = true, nil
-		return nil
-	}
-	v := c.b[:n:n]
-	c.b = c.b[n:]
-	return v
-}
-
-func (c *cursor) byte() byte {
-	if len(c.b) == 0 {
-		c.bad = true
-		return 0
-	}
-	v := c.b[0]
-	c.b = c.b[1:]
-	return v
-}
-
-func (c *cursor) uint32() uint32 {
-	if v := c.bytes(4); v != nil {
-		return le.Uint32(v)
-	}
-	return 0
-}
-
-func (c *cursor) uint64() uint64 {
-	if v := c.bytes(8); v != nil {
-		return le.Uint64(v)
-	}
-	return 0
-}
-
 // rcptWeight is what each recipient takes of the log at least, in the units of weights.
 const rcptWeight = 2
 
@@ -276,13 +207,20 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 	if n*rcptWeight > min(uint64(e.Weight), most) {
 		return errEntry
 	}
+	if n == 1 { // as nearly all have
+		e.Rcpts = append(e.Rcpts, state.EntryRecipient{})
+		r := &e.Rcpts[0]
+		decodeRecipient(c, r)
+		if c.bad || r.Standing == state.Used || uint64(r.Queue) >= queues { // a dead message is in no table
+			return errEntry
+		}
+		return nil
+	}
 	alive := false
 	for uint64(len(e.Rcpts)) < n {
-		run := uint64(1)
-		if n > 1 {
-			run = c.uvarint()
-		}
-		r := decodeRecipient(c)
+		run := c.uvarint()
+		var r state.EntryRecipient
+		decodeRecipient(c, &r)
 		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || r.Standing != state.Used && uint64(r.Queue) >= queues {
 			return errEntry
 		}
@@ -291,13 +229,14 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 			e.Rcpts = append(e.Rcpts, r)
 		}
 	}
-	if c.bad || !alive { // a dead message is in no table
+	if c.bad || !alive {
 		return errEntry
 	}
 	return nil
 }
 
-func decodeRecipient(c *cursor) (r state.EntryRecipient) {
+// decodeRecipient fills a recipient that is zero.
+func decodeRecipient(c *cursor, r *state.EntryRecipient) {
 	s := c.byte()
 	r.Standing, r.Flags = state.Standing(s&standingMask), s>>flagShift&flagMask
 	if r.Standing == state.Used {
@@ -319,5 +258,4 @@ func decodeRecipient(c *cursor) (r state.EntryRecipient) {
 		c.bad = c.bad || n > mailq.NoteMax
 	}
 	c.bad = c.bad || r.Standing > state.Used
-	return r
 }

@@ -91,8 +91,8 @@ func TestEntryRoundTrip(t *testing.T) {
 				t.Fatalf("entry %d is %+v, was %+v", i, got, want)
 			}
 		}
-		if len(c.b) != 0 {
-			t.Fatalf("%d bytes are left over", len(c.b))
+		if c.left() != 0 {
+			t.Fatalf("%d bytes are left over", c.left())
 		}
 		// Cut anywhere, the last entry is not there any more.
 		cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")

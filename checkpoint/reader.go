@@ -140,7 +140,7 @@ func (c *File) directory(b []byte) error {
 		}
 		end += s.length
 	}
-	if end != at || len(cur.b) != 0 {
+	if end != at || cur.left() != 0 {
 		return c.corrupt(at, "sections do not fill the file")
 	}
 	return nil
@@ -193,7 +193,7 @@ func (c *File) small([]byte) error {
 		}
 		c.names, c.states = append(c.names, name), append(c.states, s)
 	}
-	if cur.bad || len(cur.b) != 0 {
+	if cur.bad || cur.left() != 0 {
 		return c.corrupt(c.sections[sectionQueues-1].off, "a queue in it is malformed")
 	}
 	if b, err = c.section(sectionKeys); err != nil {
@@ -209,7 +209,7 @@ func (c *File) small([]byte) error {
 		}
 		c.keys = append(c.keys, k)
 	}
-	if cur.bad || len(cur.b) != 0 {
+	if cur.bad || cur.left() != 0 {
 		return c.corrupt(c.sections[sectionKeys-1].off, "a key in it is malformed")
 	}
 	if b, err = c.section(sectionSegments); err != nil {
@@ -226,7 +226,7 @@ func (c *File) small([]byte) error {
 		}
 		c.usage[uint32(n)] = u
 	}
-	if cur.bad || len(cur.b) != 0 {
+	if cur.bad || cur.left() != 0 {
 		return c.corrupt(c.sections[sectionSegments-1].off, "a segment in it is malformed")
 	}
 	return nil
@@ -265,7 +265,7 @@ func (c *File) entries() *entries {
 // call after.
 func (it *entries) next() (*state.Entry, error) {
 	if it.left == 0 {
-		if len(it.cur.b) != 0 {
+		if it.cur.left() != 0 {
 			return nil, it.c.corrupt(0, "more messages than it counts")
 		}
 		return nil, nil
