@@ -264,9 +264,9 @@ func (t *Table) applyFlush(r segment.Record) {
 	for t.LinkTimes(1 << 20) {
 	}
 	for i := t.queues[q].timed; i != 0; {
-		x := *t.extra(i)
+		x := *t.timed.at(i)
 		if r := t.Rcpt(x.ref); x.notBefore > at && r.Standing == Pending {
-			t.setExtra(x.ref, r, at, x.note)
+			t.setExtra(x.ref, r, at, t.Note(r))
 		}
 		i = x.next
 	}

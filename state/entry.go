@@ -75,9 +75,9 @@ func (t *Table) Load(e *Entry) uint32 {
 				note = append([]byte{}, s.Note...)
 			}
 			from = s.Note
-			t.loading = true
+			t.timed.loading = true
 			t.setExtra(Ref{slot, uint32(i)}, r, s.NotBefore, note)
-			t.loading = false
+			t.timed.loading = false
 		}
 		m.Live++
 		t.queues[r.Queue].Live++

@@ -75,14 +75,6 @@ type Extent struct {
 	CRC    uint32 // KindChunk
 }
 
-// extra is what few recipients have. Those with a time are in a list of their queue.
-type extra struct {
-	notBefore  int64
-	note       []byte // nil: the one in the log
-	ref        Ref
-	next, prev uint32 // in the list of the queue, or of free ones
-}
-
 // list is the recipients of a message that has, or once had, more than one.
 type list struct {
 	rcpts []Recipient
@@ -117,11 +109,7 @@ type Table struct {
 	index    index
 	multis   []list
 	freeMany []uint32
-	extras   []*[slabSize]extra // by number; 0 means none
-	lastX    uint32             // highest number that was in use
-	freeX    uint32
-	linked   uint32 // extras up to this number are in the lists of their queues
-	loading  bool   // what is loaded is put there later: it takes long
+	timed    extras
 	extents  map[uint64][]Extent
 
 	queues []*Queue // nil: the number is free
@@ -183,7 +171,9 @@ type Observer interface {
 
 // NewTable returns the empty state.
 func NewTable() *Table {
-	return &Table{extras: []*[slabSize]extra{new([slabSize]extra)}}
+	t := new(Table)
+	t.timed.init()
+	return t
 }
 
 // Messages is the number of messages with a recipient that is not used.
@@ -240,13 +230,6 @@ func (t *Table) Recipients(slot uint32) []Recipient {
 	return t.multis[m.multi-1].rcpts
 }
 
-// NotBefore is when a recipient is due, Unix ns; 0: at once.
-func (t *Table) NotBefore(r *Recipient) int64 { return t.extra(r.extra).notBefore }
-
-// Note is the note that an outcome left with a recipient; nil: the one it was
-// enqueued with stands.
-func (t *Table) Note(r *Recipient) []byte { return t.extra(r.extra).note }
-
 // Extents are the pieces of the log that a message holds beside the record at
 // Loc.
 func (t *Table) Extents(m *Message) []Extent {
@@ -254,80 +237,6 @@ func (t *Table) Extents(m *Message) []Extent {
 		return nil
 	}
 	return t.extents[m.ID]
-}
-
-func (t *Table) extra(i uint32) *extra { return &t.extras[i/slabSize][i%slabSize] }
-
-func (t *Table) setExtra(ref Ref, r *Recipient, notBefore int64, note []byte) {
-	if r.extra == 0 {
-		if notBefore == 0 && note == nil {
-			return
-		}
-		if t.freeX != 0 {
-			r.extra = t.freeX
-			t.freeX = t.extra(r.extra).next
-		} else {
-			t.lastX++
-			r.extra = t.lastX
-			if !t.loading && t.linked == t.lastX-1 {
-				t.linked = t.lastX
-			}
-			if r.extra%slabSize == 0 {
-				t.extras = append(t.extras, new([slabSize]extra))
-			}
-		}
-		*t.extra(r.extra) = extra{ref: ref}
-	}
-	x := t.extra(r.extra)
-	if x.notBefore != 0 && notBefore == 0 {
-		t.unlist(r.Queue, r.extra)
-	} else if x.notBefore == 0 && notBefore != 0 && r.extra <= t.linked {
-		t.list(r.Queue, r.extra)
-	}
-	x.notBefore, x.note = notBefore, note
-	if notBefore == 0 && note == nil {
-		*x = extra{next: t.freeX}
-		t.freeX, r.extra = r.extra, 0
-	}
-}
-
-// list puts an extra into the list of its queue: what Flush goes through.
-func (t *Table) list(q, i uint32) {
-	first := &t.queues[q].timed
-	x := t.extra(i)
-	x.next, x.prev = *first, 0
-	if *first != 0 {
-		t.extra(*first).prev = i
-	}
-	*first = i
-}
-
-// LinkTimes puts so many times that were loaded from a checkpoint where Flush finds them.
-// It reports whether there are more. Flush would do all of it first.
-func (t *Table) LinkTimes(n int) (more bool) {
-	for ; n > 0 && t.linked < t.lastX; n-- {
-		t.linked++
-		if x := t.extra(t.linked); x.notBefore != 0 {
-			t.list(t.Rcpt(x.ref).Queue, t.linked)
-		}
-	}
-	return t.linked < t.lastX
-}
-
-func (t *Table) unlist(q, i uint32) {
-	if i > t.linked {
-		return
-	}
-	x := t.extra(i)
-	if x.prev != 0 {
-		t.extra(x.prev).next = x.next
-	} else {
-		t.queues[q].timed = x.next
-	}
-	if x.next != 0 {
-		t.extra(x.next).prev = x.prev
-	}
-	x.next, x.prev = 0, 0
 }
 
 // slabUse is how a slab is used.

@@ -90,7 +90,7 @@ func TestUnrefOfALiveMessage(t *testing.T) {
 func TestMemoryIsReused(t *testing.T) {
 	w, table := newWriter(), NewTable()
 	list := append(one("local"), mailq.Recipient{Queue: "routing", NotBefore: segment.Time(5)})
-	var slots, multis int
+	var slots, multis, notes int
 	var extras uint32
 	for round := range 80 {
 		for range 20 {
@@ -103,11 +103,11 @@ func TestMemoryIsReused(t *testing.T) {
 		apply(t, table, w.frame())
 		w.frames = nil
 		if round == 0 {
-			slots, multis, extras = len(table.slab), len(table.multis), table.lastX
+			slots, multis, notes, extras = len(table.slab), len(table.multis), len(table.timed.notes), table.timed.last
 		}
 	}
-	if len(table.slab) != slots || len(table.multis) != multis || table.lastX != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
-		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 80", slots, multis, extras, len(table.slab), len(table.multis), table.lastX)
+	if len(table.slab) != slots || len(table.timed.notes) != notes || len(table.multis) != multis || table.timed.last != extras || len(table.extents) != 0 || len(table.keys.by) != 0 {
+		t.Errorf("%d slabs, %d lists, %d extras after round 1; %d, %d, %d after round 80", slots, multis, extras, len(table.slab), len(table.multis), table.timed.last)
 	}
 	if len(table.keys.order) > 4096 {
 		t.Errorf("%d forgotten keys are kept", len(table.keys.order))
