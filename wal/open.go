@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -268,87 +267,6 @@ func b2i(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// buildQueues fills the scheduler from the table, in the order of commits.
-func (s *Store) buildQueues() {
-	s.applyNow = s.opt.now().UnixNano()
-	for n := range s.table.Queues() {
-		if q := s.table.Queue(uint32(n)); q != nil && q.State.Mode == mailq.Suspended {
-			s.suspended++
-		}
-	}
-	slots := make([]uint32, 0, s.table.Messages())
-	sorted, last := true, uint64(0)
-	s.table.ForEach(func(slot uint32) {
-		slots = append(slots, slot)
-		order := s.table.Msg(slot).Order()
-		sorted, last = sorted && order >= last, order
-	})
-	if !sorted { // as they are where a checkpoint was loaded and nobody was late
-		slices.SortFunc(slots, func(a, b uint32) int {
-			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
-		})
-	}
-	// Most of a large store waits, scattered over many queues: for that, one small array by
-	// queue is touched, and a heap that is made in its size.
-	due := make([]dueHeap, s.table.Queues())
-	timed := make([]uint32, len(due))
-	for _, slot := range slots {
-		list := s.table.Recipients(slot)
-		for i := range list {
-			if s.table.NotBefore(&list[i]) > s.applyNow {
-				timed[list[i].Queue]++
-			}
-		}
-	}
-	s.sched.bulk = true
-	for _, slot := range slots {
-		list := s.table.Recipients(slot)
-		for i := range list {
-			r := &list[i]
-			if r.Standing == state.Used {
-				continue
-			}
-			ref := state.Ref{Slot: slot, Index: uint32(i)}
-			if r.Standing == state.Pending && r.Flags&state.InDoubt == 0 {
-				if at := s.dueAt(ref, r); at > s.applyNow {
-					r.Mem |= memWaiting
-					s.table.Ref(slot)
-					d := &due[r.Queue]
-					if *d == nil {
-						*d = make(dueHeap, 0, timed[r.Queue])
-					}
-					*d = append(*d, dueEntry{at, ref})
-					continue
-				}
-			}
-			q := s.queue(r.Queue)
-			c := classOf(r)
-			s.sched.counts[c]++
-			q.counts[c]++
-			if r.Flags&state.InDoubt != 0 {
-				q.doubt++
-				s.sched.doubt++
-			}
-			s.settleDown(q, ref, r, s.applyNow)
-		}
-	}
-	s.sched.bulk = false
-	for n, list := range due {
-		if s.table.Queue(uint32(n)) == nil {
-			continue
-		}
-		q := s.queue(uint32(n))
-		if len(list) > 0 {
-			q.counts[classDeferred] += int64(len(list))
-			s.sched.counts[classDeferred] += int64(len(list))
-			q.due = append(list, q.due...)
-		}
-		q.due.heapify()
-		s.sched.timers.fix(q)
-	}
-	s.pokeClock()
 }
 
 // Shutdown implements mailq.Store.

@@ -51,10 +51,11 @@ func classOf(r *state.Recipient) class {
 // scheduler knows what is due in which queue. Everything in it is under Store.mu, and
 // derived: it is rebuilt from the table at open.
 type scheduler struct {
-	timers timerHeap
-	counts [classes]int64
-	doubt  int64
-	bulk   bool // while it is built: heaps are made when all is in
+	timers   timerHeap
+	restored dueHeap // what waited when the store was opened, of all queues: see buildQueues
+	counts   [classes]int64
+	doubt    int64
+	bulk     bool // while it is built: heaps are made when all is in
 }
 
 // entry names a recipient by slot and index; order is its message's.
@@ -172,9 +173,17 @@ func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient, now int64
 // promote moves what has become due to where it is ready, so many at the most. more says
 // that there is more.
 func (s *Store) promote(now int64, most int) (more bool) {
-	for ; len(s.sched.timers) > 0 && s.sched.timers[0].timerAt <= now; most-- {
+	for ; ; most-- {
+		restored := len(s.sched.restored) > 0 && s.sched.restored[0].at <= now
+		if !restored && (len(s.sched.timers) == 0 || s.sched.timers[0].timerAt > now) {
+			return false
+		}
 		if most == 0 {
 			return true
+		}
+		if restored {
+			s.becomeDue(s.sched.restored.pop(), now)
+			continue
 		}
 		q := s.sched.timers[0]
 		// What is due comes before what has expired goes, lest the queue lose its turn in between.
@@ -184,12 +193,16 @@ func (s *Store) promote(now int64, most int) (more bool) {
 		}
 		e := q.due.pop()
 		s.setTimer(q)
-		if r := s.table.Rcpt(e.ref); s.isDue(e, r) {
-			s.settleDown(q, e.ref, r, now)
-		}
-		s.table.Unref(e.ref.Slot)
+		s.becomeDue(e, now)
 	}
-	return false
+}
+
+// becomeDue ends what an entry of due waited for.
+func (s *Store) becomeDue(e dueEntry, now int64) {
+	if r := s.table.Rcpt(e.ref); s.isDue(e, r) {
+		s.settleDown(s.queue(r.Queue), e.ref, r, now)
+	}
+	s.table.Unref(e.ref.Slot)
 }
 
 // Bounds of what is promoted under the lock at a time: by a claim, and by whoever needs all.
@@ -301,6 +314,8 @@ func (s *Store) QueueGone(n uint32) {
 
 // Flushed implements state.Observer.
 func (s *Store) Flushed(n uint32, at int64) {
+	for s.handOut(1 << 20) {
+	}
 	q := s.queue(n)
 	list := q.due
 	q.due = nil
@@ -320,8 +335,14 @@ func (s *Store) clock() {
 	t := time.NewTimer(time.Hour)
 	defer t.Stop()
 	for more := true; more; {
+		select {
+		case <-s.ended:
+			return
+		default:
+		}
 		s.mu.Lock()
-		more = s.table.LinkTimes(promoteMany)
+		more = s.handOut(promoteFew) || s.table.LinkTimes(promoteMany)
+		more = s.promote(s.opt.now().UnixNano(), promoteFew) || more
 		s.mu.Unlock()
 	}
 	for {

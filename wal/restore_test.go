@@ -1,0 +1,147 @@
+package wal
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+)
+
+// unhand undoes what the clock has handed out since the store was opened: it would be done
+// before a test could look. Store.mu is held.
+func unhand(s *Store) (n int) {
+	for i := range s.table.Queues() {
+		if q := s.known(i); q != nil {
+			s.sched.restored = append(s.sched.restored, q.due...)
+			q.due = nil
+			s.setTimer(q)
+		}
+	}
+	s.sched.restored.heapify()
+	return len(s.sched.restored)
+}
+
+// What waited when the store was opened is due at its time, wherever the clock has got to
+// with handing it out, and what has moved on meanwhile leaves nothing behind.
+func TestWhatWaitedAtOpen(t *testing.T) {
+	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, handed := range map[string]int{"nothing is handed out": 0, "some": 150, "all": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			var at atomic.Int64
+			at.Store(start.UnixNano())
+			o := roomy(memdisk.New(memdisk.Config{}))
+			o.now = func() time.Time { return time.Unix(0, at.Load()) }
+			s := must(Open(spool, o))(t)
+			const queues, each = 5, 80
+			var ids []ID
+			for i := range queues * each {
+				m := to(fmt.Sprintf("smtp:%d.example.org", i%queues))
+				m.Recipients[0].NotBefore = start.Add(time.Hour + time.Duration(i*31%400)*time.Second)
+				ids = append(ids, must(s.Enqueue(t.Context(), m))(t))
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = must(Open(spool, o))(t)
+			defer func() {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			// What has moved on: removed, one queue with all that is in it among them; due at another time; flushed.
+			gone, moved, flushed := map[ID]bool{}, map[ID]bool{}, map[ID]bool{}
+			var b Batch
+			for i, id := range ids {
+				o := Outcome{Recipient: All, Result: Removed}
+				switch {
+				case i%queues == 0, i%7 == 0:
+					gone[id] = true
+				case i%queues == 1:
+					flushed[id] = true
+					continue
+				case i%11 == 0:
+					moved[id] = true
+					o.Result, o.Until = Deferred, start.Add(5*time.Hour)
+				default:
+					continue
+				}
+				b.Edit = append(b.Edit, Edit{ID: id, Outcomes: []Outcome{o}})
+			}
+			s.mu.Lock()
+			if n := unhand(s); n != len(ids) {
+				t.Errorf("%d entries wait, want %d", n, len(ids))
+			}
+			s.handOut(handed)
+			s.mu.Unlock()
+			must(s.Commit(t.Context(), b))(t)
+			c := must(s.Consumer(ConsumerOptions{}))(t)
+			seen := map[ID]bool{}
+			drain := func(want func(i int, id ID) bool) {
+				t.Helper()
+				s.mu.Lock()
+				s.promoteAll() // as the clock does, which goes by another
+				s.mu.Unlock()
+				for i := range queues {
+					for {
+						d, ok := c.TryNext(fmt.Sprintf("smtp:%d.example.org", i))
+						if !ok {
+							break
+						}
+						if seen[d.ID] {
+							t.Errorf("%v came twice", d.ID)
+						}
+						seen[d.ID] = true
+						if err := d.SettleAll(t.Context(), Delivered); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				for i, id := range ids {
+					if seen[id] != want(i, id) {
+						t.Fatalf("message %d: handed out %v", i, seen[id])
+					}
+				}
+			}
+			due := func(i int, id ID) bool {
+				return !gone[id] && !moved[id] && !flushed[id] && start.Add(time.Hour+time.Duration(i*31%400)*time.Second).UnixNano() <= at.Load()
+			}
+			drain(func(int, ID) bool { return false })
+			at.Store(start.Add(time.Hour + 100*time.Second).UnixNano())
+			early := map[ID]bool{} // of those to be flushed
+			for i, id := range ids {
+				if flushed[id] && i*31%400 <= 100 {
+					early[id] = true
+				}
+			}
+			drain(func(i int, id ID) bool { return early[id] || due(i, id) })
+			s.mu.Lock()
+			if handed == 0 {
+				unhand(s)
+			}
+			s.mu.Unlock()
+			if err := s.Flush(t.Context(), "smtp:1.example.org"); err != nil {
+				t.Fatal(err)
+			}
+			drain(func(i int, id ID) bool { return flushed[id] || due(i, id) })
+			at.Store(start.Add(3 * time.Hour).UnixNano())
+			drain(func(i int, id ID) bool { return !gone[id] && !moved[id] })
+			at.Store(start.Add(6 * time.Hour).UnixNano())
+			drain(func(i int, id ID) bool { return !gone[id] })
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for s.handOut(1 << 20) {
+			}
+			s.promote(at.Load(), 1<<20)
+			if n := s.table.Messages(); n != 0 || s.sched.counts != [classes]int64{classUsed: s.sched.counts[classUsed]} {
+				t.Errorf("%d messages are left, counts %v", n, s.sched.counts)
+			}
+			for slot := range s.table.Slots() { // a slot with a name that nobody gave back is never used again
+				if m := s.table.Msg(slot); m.ID != 0 {
+					t.Fatalf("slot %d still is that of %v", slot, ID(m.ID))
+				}
+			}
+		})
+	}
+}
