@@ -1,6 +1,8 @@
 package mailq
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 )
@@ -12,7 +14,13 @@ type ID uint64
 
 // String returns the ID as 16 hexadecimal digits, the form that belongs in a
 // "Received: ... id X" header and in the names of files.
-func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+func (id ID) String() string {
+	var raw [8]byte
+	var text [16]byte
+	binary.BigEndian.PutUint64(raw[:], uint64(id))
+	hex.Encode(text[:], raw[:])
+	return string(text[:])
+}
 
 // MarshalText implements encoding.TextMarshaler.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }

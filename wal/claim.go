@@ -43,6 +43,8 @@ type claim struct {
 	open  int         // not done and not lost
 	runs  []claimRun
 	body  *body
+	// handed is what the caller holds; nil before.
+	handed *Delivery
 
 	loc     segment.Pos
 	extents []state.Extent
@@ -54,6 +56,11 @@ type claim struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	over   bool
+
+	// Memory for what nearly all claims need.
+	rcptMemory [1]claimRcpt
+	runMemory  [1]claimRun
+	pinMemory  [1]*segment.Segment
 }
 
 // claimRun is a run of recipients in the claim table.
@@ -101,7 +108,9 @@ func (c *claim) writeRuns() {
 		return
 	}
 	old := c.runs // by first, as the new ones
-	c.runs = nil
+	if c.runs = nil; len(old) == 0 {
+		c.runs = c.runMemory[:0]
+	}
 	var gone []claimRun
 	ok := true
 	c.eachRun(func(r *claimRcpt) bool { return r.started }, func(first, count uint32) {
@@ -250,10 +259,19 @@ func (r *claimRcpt) err() error {
 	return ErrSettled
 }
 
+// settlement names the claim in a batch as its caller would.
+func (c *claim) settlement(outcomes []Outcome) Settlement {
+	d := c.handed
+	if d == nil {
+		d = mailq.NewDelivery(Delivery{}, c)
+	}
+	return Settlement{Delivery: d, Outcomes: outcomes}
+}
+
 // Settle implements mailq.Claim.
 func (c *claim) Settle(ctx context.Context, outcomes []Outcome) error {
 	t := c.s.ticket(ctx)
-	t.oneSettle[0] = Settlement{Delivery: mailq.NewDelivery(Delivery{}, c), Outcomes: outcomes}
+	t.oneSettle[0] = c.settlement(outcomes)
 	t.settle = t.oneSettle[:]
 	if err := c.s.submit(ctx, t); err != nil {
 		return t.discard(err)
@@ -294,7 +312,7 @@ func (c *claim) Release() {
 	go func() {
 		defer s.bg.Done()
 		t := newTicket(s)
-		t.settle = []Settlement{{Delivery: mailq.NewDelivery(Delivery{}, c), Outcomes: doubt}}
+		t.settle = []Settlement{c.settlement(doubt)}
 		if err := s.submit(context.Background(), t); err != nil {
 			s.opt.Logger.Debug("released recipients were settled meanwhile", "id", ID(c.id).String(), "err", err)
 		}

@@ -40,6 +40,15 @@ type claimTable struct {
 	gen     uint64
 	free    []uint32
 	err     atomic.Pointer[error] // of a write: the table can't be trusted any more
+
+	todo  []claimWord // of store
+	write func() error
+}
+
+// claimWord is a word of the table and what it is to be.
+type claimWord struct {
+	at int
+	v  uint64
 }
 
 const (
@@ -192,28 +201,43 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 	return nil
 }
 
-func (t *claimTable) store(word int, v uint64) {
+// store writes a few words, in their order.
+func (t *claimTable) store(list ...claimWord) {
 	// Behind a write that failed nothing is written any more: what replaces a run may
 	// not be there, so the run has to stay.
 	if t.err.Load() != nil {
 		return
 	}
+	t.todo = append(t.todo[:0], list...)
+	if t.write == nil { // once, since it is on the way of every claim
+		t.write = t.writeWords
+	}
 	var err error
 	if t.mapping != nil {
 		// A page that was written back is clean, and the store into it asks the file
 		// system: one that has failed answers with a fault.
-		err = disk.Guard(t.mapping, func() error {
-			atomic.StoreUint64(&t.words[word], v)
-			return nil
-		})
+		err = disk.Guard(t.mapping, t.write)
 	} else {
-		atomic.StoreUint64(&t.words[word], v)
-		b := (*[8]byte)(unsafe.Pointer(&t.words[word]))
-		_, err = t.file.WriteAt(b[:], int64(word)*8)
+		err = t.write()
 	}
 	if err != nil {
-		t.err.CompareAndSwap(nil, &err)
+		failed := err // so that only this one is on the heap
+		t.err.CompareAndSwap(nil, &failed)
 	}
+}
+
+func (t *claimTable) writeWords() error {
+	for _, w := range t.todo {
+		atomic.StoreUint64(&t.words[w.at], w.v)
+		if t.mapping != nil {
+			continue
+		}
+		b := (*[8]byte)(unsafe.Pointer(&t.words[w.at]))
+		if _, err := t.file.WriteAt(b[:], int64(w.at)*8); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // failed is the error of a write that made the table useless.
@@ -234,28 +258,26 @@ func (t *claimTable) put(r run) (slot uint32, ok bool) {
 	t.free = t.free[:n-1]
 	w := (claimsHeader + int(slot)*claimSlotSize) / 8
 	span := uint64(r.first) | uint64(r.count)<<32
-	t.store(w+1, span)
-	t.store(w+2, uint64(r.pos))
-	t.store(w+3, mix(r.id, span, uint64(r.pos), t.gen))
-	t.store(w, r.id)
+	t.store(claimWord{w + 1, span}, claimWord{w + 2, uint64(r.pos)},
+		claimWord{w + 3, mix(r.id, span, uint64(r.pos), t.gen)}, claimWord{w, r.id})
 	return slot, true
 }
 
 // clear empties a slot.
 func (t *claimTable) clear(slot uint32) {
-	t.store((claimsHeader+int(slot)*claimSlotSize)/8, 0)
+	t.store(claimWord{(claimsHeader + int(slot)*claimSlotSize) / 8, 0})
 	t.free = append(t.free, slot)
 }
 
 // setSynced records how far the log is durable: it may be too old, never too new.
-func (t *claimTable) setSynced(pos segment.Pos) { t.store(wordSynced, uint64(pos)) }
+func (t *claimTable) setSynced(pos segment.Pos) { t.store(claimWord{wordSynced, uint64(pos)}) }
 
 // close leaves the table to the next owner. pos is where the log ends, or 0 if it was
 // not brought to a clean end.
 func (t *claimTable) close(pos segment.Pos) error {
 	var errs []error
 	if pos != 0 {
-		t.store(wordClosed, uint64(pos))
+		t.store(claimWord{wordClosed, uint64(pos)})
 		errs = append(errs, t.failed(), t.file.Sync())
 	}
 	if t.mapping != nil {

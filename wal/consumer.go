@@ -329,6 +329,7 @@ func (c *consumer) claim(q *queue, g *site, now int64) *claim {
 	s := c.s
 	g.out++
 	cl := &claim{s: s, c: c, q: q, group: g, durable: true}
+	cl.rcpts = cl.rcptMemory[:0]
 	if g == &c.lapsed {
 		if q.lapsed != nil {
 			cl.fill(q.lapsed)

@@ -385,13 +385,15 @@ func checkMessage(r *recovered, m *state.Message) (err error) {
 	if err != nil {
 		return err
 	}
-	for i := range st.body {
-		if err := st.body[i].check(st.ids[i], st.crcs[i]); err != nil {
-			return err
-		}
+	if err := st.check(); err != nil {
+		return err
 	}
 	n := 0
-	if err := st.recipients(0, segment.RecipientsMax, func(int) bool { return true }, func(int, []byte, []byte) { n++ }); err != nil {
+	err = st.guard(func() error {
+		st.recipients(0, segment.RecipientsMax, func(int, []byte, []byte) { n++ })
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if n != m.Len() {

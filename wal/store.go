@@ -2,6 +2,8 @@ package wal
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"sync"
@@ -143,7 +145,13 @@ func (s *Store) NewID() ID {
 }
 
 // tokenOf names a message among those of all stores.
-func (s *Store) tokenOf(id ID) string { return s.token + "-" + id.String() }
+func (s *Store) tokenOf(id ID) string {
+	var raw [8]byte
+	binary.BigEndian.PutUint64(raw[:], uint64(id))
+	b := make([]byte, 0, 64)
+	b = append(append(b, s.token...), '-')
+	return string(hex.AppendEncode(b, raw[:])) // as ID.String has it
+}
 
 // Enqueue implements mailq.Store.
 func (s *Store) Enqueue(ctx context.Context, m Message) (ID, error) {

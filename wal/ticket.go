@@ -135,7 +135,9 @@ func (t *ticket) free() {
 	for i := range t.writes {
 		t.writes[i] = settleWrite{runs: t.writes[i].runs[:0]} // their memory is used again
 	}
-	clear(t.closes)
+	for i := range t.closes {
+		t.closes[i] = claimEnd{idxs: t.closes[i].idxs[:0]}
+	}
 	*t = ticket{done: done, pooled: true, writes: writes, closes: closes, plans: plans, ids: ids, undo: un}
 	s.tickets.Put(t)
 }
@@ -168,5 +170,12 @@ func (t *ticket) end(c *claim, pos int) {
 			return
 		}
 	}
-	t.closes = append(t.closes, claimEnd{c: c, idxs: append(make([]int, 0, 1), pos)})
+	n := len(t.closes)
+	if n == cap(t.closes) {
+		t.closes = append(t.closes, claimEnd{})
+	} else {
+		t.closes = t.closes[:n+1] // its memory is of an earlier life of the ticket
+	}
+	e := &t.closes[n]
+	e.c, e.idxs = c, append(e.idxs[:0], pos)
 }

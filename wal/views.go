@@ -181,7 +181,7 @@ func (s *Store) list(list []listed, f *Filter, slot uint32) []listed {
 		}
 		if l == nil {
 			x := slices.Clone(s.table.Extents(m))
-			list = append(list, listed{id: m.ID, loc: m.Loc, extents: x, pins: s.pinMessage(m.Loc, x), err: s.damaged[m.ID]})
+			list = append(list, listed{id: m.ID, loc: m.Loc, extents: x, pins: s.pinMessage(nil, m.Loc, x), err: s.damaged[m.ID]})
 			l = &list[len(list)-1]
 		}
 		e := Entry{ID: ID(m.ID), Recipient: i, Queue: name, State: st, InDoubt: doubt, Attempts: int(r.Attempts),
@@ -203,10 +203,12 @@ func stateOf(r *state.Recipient) mailq.State {
 func (l *listed) fill() {
 	m, err := readStored(l.pins, l.id, l.loc, l.extents)
 	if err == nil {
-		next := 0
-		err = m.recipients(l.entries[0].Recipient, l.entries[len(l.entries)-1].Recipient,
-			func(i int) bool { return next < len(l.entries) && l.entries[next].Recipient == i },
-			func(_ int, address, note []byte) {
+		err = m.guard(func() error {
+			next := 0
+			m.recipients(l.entries[0].Recipient, l.entries[len(l.entries)-1].Recipient, func(i int, address, note []byte) {
+				if next == len(l.entries) || l.entries[next].Recipient != i {
+					return
+				}
 				e := &l.entries[next]
 				next++
 				e.Address = string(address)
@@ -214,9 +216,6 @@ func (l *listed) fill() {
 					e.Note = slices.Clone(note)
 				}
 			})
-	}
-	if err == nil {
-		err = m.guard(func() error {
 			e := m.record.Enqueue()
 			env := slices.Clone(e.Envelope())
 			for i := range l.entries {
@@ -314,7 +313,7 @@ func (s *Store) listQueues(ctx context.Context) ([]*QueueInfo, error) {
 	for _, q := range list {
 		if slot, ok := s.table.Find(uint64(q.Oldest)); ok {
 			loc := s.table.Msg(slot).Loc
-			pins := s.pinMessage(loc, nil)
+			pins := s.pinMessage(nil, loc, nil)
 			s.mu.Unlock()
 			if len(pins) > 0 {
 				if r, _, err := pins[0].Record(loc.Offset(), uint64(q.Oldest)); err == nil {
