@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/mtawal/mtawal/torture/internal/core"
@@ -69,10 +70,10 @@ func (r *rig) live(run *run, rng *rand.Rand, c *crashed, q *core.Request, before
 		return false, nil
 	}
 	for _, m := range resp.Marks {
-		switch m.Text {
-		case "O":
+		switch {
+		case strings.HasPrefix(m.Text, openedMark):
 			c.ledger.Open(resp.Seen, q.Config.DurableStart)
-		case "C":
+		case m.Text == endedMark:
 			c.ledger.EndedAt = m.At
 		default:
 			if err := c.ledger.Read(m.Text, m.At); err != nil {

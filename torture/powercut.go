@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mtawal/mtawal/torture/internal/blocks"
@@ -52,9 +54,16 @@ type record struct {
 	tears  func(int64) bool
 }
 
+// Marks that begin and end a life.
+const (
+	openedMark = "O "
+	killedMark = "K"
+	endedMark  = "C"
+)
+
 // ledgers calls f for each place at which the record is to be cut, in order, with what
-// was promised until then.
-func (rec *record) ledgers(places []int, f func(n int, l *mail.Ledger) error) error {
+// was promised until then, and atOpen for each opening behind a kill.
+func (rec *record) ledgers(places []int, f func(n int, l *mail.Ledger) error, atOpen func(*mail.Ledger, *mail.Observation)) error {
 	l := rec.from.ledger.Clone()
 	opened, done := false, 0
 	for _, n := range places {
@@ -62,16 +71,25 @@ func (rec *record) ledgers(places []int, f func(n int, l *mail.Ledger) error) er
 			e := rec.events[done]
 			switch {
 			case e.Kind != blocks.Mark:
-			case e.Text == "O":
+			case strings.HasPrefix(e.Text, openedMark):
+				var seen mail.Observation
+				if err := json.Unmarshal([]byte(e.Text[len(openedMark):]), &seen); err != nil {
+					return fmt.Errorf("read what the store showed: %w", err)
+				}
+				if l.Killed {
+					atOpen(l.Clone(), &seen)
+				}
 				opened = true
-				l.Open(rec.resp.Seen, rec.config.DurableStart)
+				l.Open(&seen, rec.config.DurableStart)
+			case e.Text == killedMark:
+				l.Kill(e.At)
 			default:
 				if err := l.Read(e.Text, e.At); err != nil {
 					return err
 				}
 			}
 		}
-		if opened {
+		if opened && !l.Killed {
 			l.EndedAt = rec.events[min(n, len(rec.events)-1)].At
 		}
 		if err := f(n, l.Clone()); err != nil {
@@ -90,7 +108,17 @@ func (r *rig) load(run *run, rng *rand.Rand, from *crashed, life string) (*crash
 	r.device.Insert(from.image)
 	r.device.Slow(time.Duration(rng.IntN(300))*time.Microsecond, time.Duration(rng.IntN(2000))*time.Microsecond)
 	err := r.mounted(rng, func() (err error) {
-		rec.resp, err = r.do(&core.Request{Load: true, Dir: r.store(), Mark: r.disk.Mark, Seed: from.maker, Life: life, Config: config})
+		q := &core.Request{Load: true, Dir: r.store(), Mark: r.disk.Mark, Seed: from.maker, Life: life, Config: config}
+		if rng.IntN(3) == 0 {
+			// Killed first, and opened again on what is in the page cache alone.
+			if rec.resp, err = r.doKilled(q, time.Duration(50+rng.IntN(500))*time.Millisecond); rec.resp == nil && err == nil {
+				r.device.Mark(killedMark)
+				q.Life += "k"
+			}
+		}
+		if rec.resp == nil && err == nil {
+			rec.resp, err = r.do(q)
+		}
 		rec.events = r.device.Take()
 		return errors.Join(err, r.forget())
 	})
@@ -102,7 +130,7 @@ func (r *rig) load(run *run, rng *rand.Rand, from *crashed, life string) (*crash
 	if err != nil {
 		return nil, err
 	}
-	if end := slices.IndexFunc(rec.events, func(e blocks.Event) bool { return e.Kind == blocks.Mark && e.Text == "C" }); end >= 0 {
+	if end := slices.IndexFunc(rec.events, func(e blocks.Event) bool { return e.Kind == blocks.Mark && e.Text == endedMark }); end >= 0 {
 		rec.events = rec.events[:end]
 	}
 	if v := troubles(rec.resp); len(v.Findings()) > 0 {
@@ -171,6 +199,11 @@ func (r *rig) crashes(run *run, rng *rand.Rand, rec *record, count, depth int, n
 			outcomes = append(outcomes, c)
 		}
 		return err
+	}, func(l *mail.Ledger, seen *mail.Observation) {
+		l.DurableStart = true // after a kill what was started is known exactly
+		if v := mail.Judge(l, seen); len(v.Findings()) > 0 {
+			run.judged(r, nil, name+", opened after a kill", rec.config, v)
+		}
 	})
 	return outcomes, err
 }

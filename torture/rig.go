@@ -121,6 +121,30 @@ func (r *rig) do(q *core.Request) (*core.Response, error) {
 	return resp, nil
 }
 
+// doKilled has the core carry out a request and kills it after some time. If the core was
+// quicker, its response is returned.
+func (r *rig) doKilled(q *core.Request, after time.Duration) (*core.Response, error) {
+	var err error
+	if r.child == nil {
+		if r.child, err = core.Start(); err != nil {
+			return nil, err
+		}
+	}
+	t := time.AfterFunc(after, r.child.Kill)
+	resp, err := r.child.Do(q, requestMax)
+	if err == nil && !t.Stop() {
+		err = errors.New("killed just after")
+	}
+	if err != nil {
+		r.child = nil
+		return nil, nil
+	}
+	if resp.Broken != "" {
+		return nil, fmt.Errorf("the core: %s", resp.Broken)
+	}
+	return resp, nil
+}
+
 // configOf draws what a life of the store is like.
 func configOf(rng *rand.Rand) core.Config {
 	half := func() bool { return rng.IntN(2) == 0 }

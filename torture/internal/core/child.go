@@ -82,6 +82,9 @@ func (c *Child) Do(r *Request, within time.Duration) (*Response, error) {
 	return &resp, nil
 }
 
+// Kill ends the process at once, whatever it does. A request under way returns an error.
+func (c *Child) Kill() { c.cmd.Process.Kill() }
+
 // Stop ends the core.
 func (c *Child) Stop() {
 	c.in.Close()

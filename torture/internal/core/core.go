@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +63,11 @@ func (l *life) run() error {
 		l.resp.Refused = fmt.Sprintf("the store does not show what is in it: %v", err)
 		return nil
 	}
-	l.mark("O")
+	text, err := json.Marshal(l.resp.Seen)
+	if err != nil {
+		return err
+	}
+	l.mark("O " + string(text))
 	if l.Load {
 		for _, d := range deliveries {
 			d.Release()

@@ -24,6 +24,8 @@ type Ledger struct {
 	now     time.Duration
 	// EndedAt is when the life of the store whose marks these are was cut off.
 	EndedAt time.Duration
+	// Killed: its process was killed then, and no other has opened the store since.
+	Killed bool
 	// DurableStart: that life waited until its starts were durable.
 	DurableStart bool
 }
@@ -86,7 +88,7 @@ func (l *Ledger) Clone() *Ledger {
 
 // Open begins a life of the store: what it showed counts, and nothing else is there.
 func (l *Ledger) Open(seen *Observation, durableStart bool) {
-	l.Pos, l.Acked, l.Slowest, l.DurableStart = 0, 0, 0, durableStart
+	l.Pos, l.Acked, l.Slowest, l.DurableStart, l.Killed = 0, 0, 0, durableStart, false
 	clear(l.Batches)
 	for key, m := range l.Messages {
 		s := seen.Messages[key]
@@ -107,6 +109,10 @@ func (l *Ledger) Open(seen *Observation, durableStart bool) {
 		}
 	}
 }
+
+// Kill ends a life by a kill. Until another opens the store nothing more is written, so
+// whatever happens then, it is as if it happened now.
+func (l *Ledger) Kill(at time.Duration) { l.EndedAt, l.Killed = at, true }
 
 func (l *Ledger) odd(format string, args ...any) { l.Odd = append(l.Odd, fmt.Sprintf(format, args...)) }
 

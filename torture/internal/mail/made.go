@@ -128,7 +128,8 @@ type Observation struct {
 //	H KEY HANDOUT LIST      handed out; recipients i, or i! where announced as in doubt
 //	S KEY HANDOUT LIST      about to be settled; i:c with a code below
 //	T KEY HANDOUT LIST      the settlement returned nil
-//	O                       a store was opened and has shown what is in it
+//	O JSON                  a store was opened and has shown this Observation
+//	K                       its process was killed
 //	C                       the file system is being cut off
 const (
 	Delivered = 'D'
