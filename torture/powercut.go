@@ -65,7 +65,7 @@ const (
 // was promised until then, and atOpen for each opening behind a kill.
 func (rec *record) ledgers(places []int, f func(n int, l *mail.Ledger) error, atOpen func(*mail.Ledger, *mail.Observation)) error {
 	l := rec.from.ledger.Clone()
-	opened, done := false, 0
+	opened, killed, done := false, false, 0
 	for _, n := range places {
 		for ; done < n; done++ {
 			e := rec.events[done]
@@ -76,13 +76,17 @@ func (rec *record) ledgers(places []int, f func(n int, l *mail.Ledger) error, at
 				if err := json.Unmarshal([]byte(e.Text[len(openedMark):]), &seen); err != nil {
 					return fmt.Errorf("read what the store showed: %w", err)
 				}
-				if l.Killed {
-					atOpen(l.Clone(), &seen)
+				if killed {
+					c := l.Clone()
+					c.DurableStart = c.DurableStart || c.Killed // what was started is known exactly
+					atOpen(c, &seen)
 				}
-				opened = true
+				opened, killed = true, false
 				l.Open(&seen, rec.config.DurableStart)
 			case e.Text == killedMark:
-				l.Kill(e.At)
+				if killed = true; opened { // else what counts is how the life before ended
+					l.Kill(e.At)
+				}
 			default:
 				if err := l.Read(e.Text, e.At); err != nil {
 					return err
@@ -200,7 +204,6 @@ func (r *rig) crashes(run *run, rng *rand.Rand, rec *record, count, depth int, n
 		}
 		return err
 	}, func(l *mail.Ledger, seen *mail.Observation) {
-		l.DurableStart = true // after a kill what was started is known exactly
 		if v := mail.Judge(l, seen); len(v.Findings()) > 0 {
 			run.judged(r, nil, name+", opened after a kill", rec.config, v)
 		}
