@@ -163,17 +163,8 @@ func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (
 	if err := dir.Remove(tmp); err != nil && !isNotExist(err) {
 		return nil, fmt.Errorf("removing an old %s: %w", tmp, err)
 	}
-	f, err := dir.Create(tmp)
-	if err != nil {
-		return nil, fmt.Errorf("making %s: %w", tmp, err)
-	}
-	out := &fileWriter{f: f}
-	err = Fold(out, base, log, uuid, to)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing %s: %w", tmp, err), ignoreNotExist(dir.Remove(tmp)))
+	if err := Write(dir, tmp, base, log, uuid, to); err != nil {
+		return nil, err
 	}
 	if err := dir.Rename(tmp, name); err != nil {
 		return nil, fmt.Errorf("publishing %s: %w", name, err)
@@ -194,6 +185,24 @@ func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (
 		return nil, errors.Join(fmt.Errorf("reading %s back: %w", name, err), c.Close(), dir.Remove(name))
 	}
 	return c, nil
+}
+
+// Write folds into a new file with a name that is no checkpoint's, and syncs it. The UUID is
+// that of the store that the file is for, which may be a copy of the one that base is of. On an
+// error nothing is left under the name.
+func Write(dir disk.Dir, name string, base *File, log Log, uuid [16]byte, to segment.Pos) error {
+	f, err := dir.Create(name)
+	if err != nil {
+		return fmt.Errorf("making %s: %w", name, err)
+	}
+	err = Fold(&fileWriter{f: f}, base, log, uuid, to)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", name, err), ignoreNotExist(dir.Remove(name)))
+	}
+	return nil
 }
 
 // TempPrefix begins the names of files that may be removed at any opening.

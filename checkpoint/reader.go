@@ -235,6 +235,22 @@ func (c *File) small([]byte) error {
 // Messages is the number of messages in the checkpoint.
 func (c *File) Messages() int64 { return int64(c.sections[sectionMessages-1].count) }
 
+// FirstID is the lowest ID of a message in the checkpoint, 0 if there is none.
+func (c *File) FirstID() (id uint64, err error) {
+	err = disk.Guard(c.mapping, func() error {
+		s := &c.sections[sectionMessages-1]
+		if err := c.mapping.Populate(s.off, min(s.length, readAhead)); err != nil {
+			return err
+		}
+		e, err := c.entries().next()
+		if e != nil {
+			id = e.ID
+		}
+		return err
+	})
+	return id, err
+}
+
 // Usage is what live messages hold, by segment. It must not be changed.
 func (c *File) Usage() map[uint32]Usage { return c.usage }
 

@@ -15,6 +15,7 @@ type Found struct {
 	End           segment.Pos         // where the next frame goes
 	Last          segment.FrameHeader // of the last frame that counts
 	Promise       segment.Pos         // the highest promise found
+	Rest          segment.Pos         // behind the last frame that is no Seal: where a checkpoint can be made
 	Replayed      int64               // frames
 	ReplayedBytes int64
 	CutFrom       segment.Pos // the torn tail, if CutSize is not 0
@@ -56,7 +57,7 @@ type recovery struct {
 // readOnly segments are opened for reading.
 func Recover(dir disk.Dir, uuid [16]byte, start Start, known Known, readOnly bool, apply func(*segment.Frame) error) (*Found, error) {
 	r := &recovery{
-		Found: &Found{dir: dir, uuid: uuid, Promise: max(known.Promise, start.Pos),
+		Found: &Found{dir: dir, uuid: uuid, Promise: max(known.Promise, start.Pos), Rest: start.Pos,
 			segments: make(map[uint32]*segment.Segment), broken: make(map[uint32]error)},
 		apply: apply, said: slices.Clone(known.Said),
 	}
@@ -266,6 +267,9 @@ func (r *recovery) accept(h *held) error {
 		return err
 	}
 	r.Last = h.frame.FrameHeader
+	if r.Last.Kind != segment.Seal {
+		r.Rest = r.Last.End()
+	}
 	r.Replayed++
 	r.ReplayedBytes += h.frame.Len
 	return nil

@@ -29,6 +29,16 @@ func (s *Store) Close() (err error) {
 		defer t.Stop()
 		select {
 		case err = <-finished:
+			// A snapshot that was under way removes what it made; if its target hangs, without us.
+			copied := make(chan struct{})
+			go func() {
+				s.copies.Wait()
+				close(copied)
+			}()
+			select {
+			case <-copied:
+			case <-t.C:
+			}
 		case <-t.C:
 			err = fmt.Errorf("a write has hung for %v; the directory stays locked until it returns: %w", closeWait, ErrUnknown)
 		}

@@ -116,7 +116,7 @@ func TestRefusedDirectories(t *testing.T) {
 		{"META of a newer version", func(t *testing.T, dir string) {
 			b, err := os.ReadFile(filepath.Join(dir, "META"))
 			must(t, err)
-			must(t, os.WriteFile(filepath.Join(dir, "META"), []byte(strings.Replace(string(b), "mtawal 1", "mtawal 2", 1)), 0o600))
+			must(t, os.WriteFile(filepath.Join(dir, "META"), []byte(strings.Replace(string(b), "mtawal 1", "mtawal 9", 1)), 0o600))
 		}, wal.ErrVersion, "META"},
 		{"a segment of a newer version", func(t *testing.T, dir string) { s := segments(t, dir); patch(t, s[len(s)-1], 8, []byte{9}) }, wal.ErrVersion, "seg-"},
 		{"a checkpoint of a newer version", func(t *testing.T, dir string) { patch(t, checkpoints(t, dir)[1], 8, []byte{9}) }, wal.ErrVersion, "ckpt-"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +43,7 @@ type foldState struct {
 	sumOld  *checkpoint.Summary
 	streams uint32 // the first segment that may hold chunks which were not named yet at newest
 	newInfo []CheckpointInfo
+	pins    map[*pin]struct{} // of snapshots that are under way
 }
 
 // CheckpointInfo is a checkpoint of a store.
@@ -240,13 +240,12 @@ func (s *Store) recycle() error {
 		return nil
 	}
 	f.mu.Lock()
-	newer, older, streams := f.sumNew, f.sumOld, f.streams
+	newer, older := f.sumNew, f.sumOld
 	f.mu.Unlock()
-	dead := checkpoint.Plan(s.log.Numbers(), newer, older)
+	dead := f.dead(s.log.Numbers(), newer, older)
 	if len(dead) == 0 {
 		return nil
 	}
-	dead = slices.DeleteFunc(dead, func(n uint32) bool { return n >= streams })
 	err := s.log.Recycle(dead)
 	s.measure()
 	return err

@@ -19,6 +19,10 @@ import (
 type Inspection struct {
 	Dir  string `json:"dir"`
 	UUID string `json:"uuid"`
+	// Origin says what this is a copy of, if it is one. Copied: it was not opened since it was
+	// made, and all of its mail is in doubt.
+	Origin *Origin `json:"origin,omitempty"`
+	Copied bool    `json:"copied,omitempty"`
 	// Clean: the log ends as a Close left it. Else the store is open, or its owner died.
 	Clean bool `json:"clean"`
 	// End is where the log ends; InFlight is how many bytes of it, behind the last promise,
@@ -109,7 +113,12 @@ func Inspect(dir string, o Options) (*Inspection, error) {
 		if err != nil {
 			return err
 		}
-		in, err = inspect(d, r, o.now())
+		if m.copied {
+			r.doubtAll()
+		}
+		if in, err = inspect(d, r, o.now()); err == nil {
+			in.Origin, in.Copied = m.origin(), m.copied
+		}
 		return errors.Join(err, r.close())
 	})
 	return in, err

@@ -61,7 +61,10 @@ func open(d disk.Dir, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newStore(d, lock, m.uuid, o)
+	if m.copied {
+		r.doubtAll()
+	}
+	s := newStore(d, lock, m, o)
 	if err = s.resume(r); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
@@ -121,9 +124,9 @@ func ensureStore(d disk.Dir, o *Options) (meta, error) {
 	return m, writeMeta(d, &m)
 }
 
-func newStore(d disk.Dir, lock interface{ Close() error }, uuid [16]byte, o Options) *Store {
+func newStore(d disk.Dir, lock interface{ Close() error }, m meta, o Options) *Store {
 	s := &Store{
-		opt: o, dir: d, lock: lock, uuid: uuid, token: hex.EncodeToString(uuid[:]),
+		opt: o, dir: d, lock: lock, uuid: m.uuid, meta: m, token: hex.EncodeToString(m.uuid[:]),
 		claimed: make(map[state.Ref]*claim), keysOut: make(map[string]uint64), growing: make(map[uint64]int),
 		streams: make(map[*stream]struct{}), consumers: make(map[*consumer]struct{}), wide: make(map[*consumer]struct{}),
 		narrow: make(map[string][]*consumer), single: make(map[string]*consumer),
@@ -158,6 +161,12 @@ func (s *Store) resume(r *recovered) error {
 	}
 	if err := s.writeOpen(r); err != nil {
 		return errors.Join(err, log.Close())
+	}
+	if s.meta.copied { // all is in doubt now, durably
+		s.meta.copied = false
+		if err := writeMeta(s.dir, &s.meta); err != nil {
+			return errors.Join(err, log.Close())
+		}
 	}
 	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.End())
 	if err != nil {
@@ -205,10 +214,14 @@ func (s *Store) writeOpen(r *recovered) error {
 			ids = append(ids, id(ref))
 		}
 		un := segment.SettleRun{First: int(ref.Index), Count: 1, Result: Uncertain, Attempts: int(rc.Attempts) + 1}
+		if s.meta.copied && rc.Flags&state.Started == 0 {
+			un.Attempts-- // none is known of: the copied store may have made one since
+		}
 		q := s.table.Queue(rc.Queue).State
 		switch q.Doubt {
 		case mailq.DeferDoubt:
-			un.Until = now.Add(q.DoubtDelay).UnixNano()
+			// What waits longer already, as it may in a copy, goes on doing so.
+			un.Until = max(now.Add(q.DoubtDelay).UnixNano(), s.table.NotBefore(rc))
 			list = appendRun(list, un)
 		case mailq.HoldDoubt:
 			list = appendRun(list, un)

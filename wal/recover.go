@@ -25,6 +25,7 @@ type recovered struct {
 	claims claimsFound
 	doubt  map[state.Ref]struct{} // started and not settled
 	notes  []error                // what is wrong with bad
+	copied bool                   // a copy that was never opened: all of its mail is in doubt
 }
 
 func (r *recovered) close() error {
@@ -299,11 +300,25 @@ func (r *recovered) findDoubt() error {
 	return nil
 }
 
+// doubtAll puts all of the mail in doubt: the store that this is a copy of may have delivered
+// it since.
+func (r *recovered) doubtAll() {
+	r.copied = true
+	r.table.ForEach(func(slot uint32) {
+		list := r.table.Recipients(slot)
+		for i := range list {
+			if list[i].Standing != state.Used {
+				r.doubt[state.Ref{Slot: slot, Index: uint32(i)}] = struct{}{}
+			}
+		}
+	})
+}
+
 // warm reports whether the page cache is as the owner before left it, and the table with
 // it. A log that ends before the table's synced position was not left so.
 func (r *recovered) warm() bool { return r.claims.exact && r.claims.synced <= r.found.End }
 
-// clean reports whether a Close had come before.
+// clean reports whether a Close had come before, or nothing that could have ended otherwise.
 func (r *recovered) clean() bool {
-	return r.claims.closed != 0 && r.claims.closed == r.table.Applied || r.table.Epoch == 0
+	return r.copied || r.claims.closed != 0 && r.claims.closed == r.table.Applied || r.table.Epoch == 0
 }

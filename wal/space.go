@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mtawal/mtawal/checkpoint"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
@@ -182,14 +181,9 @@ func (f *foldState) early(now time.Time, end segment.Pos) bool {
 func (s *Store) pinnedByOlder() bool {
 	f := &s.folds
 	f.mu.Lock()
-	newer, streams := f.sumNew, f.streams
+	newer := f.sumNew
 	f.mu.Unlock()
-	for _, n := range checkpoint.Plan(s.log.Numbers(), newer, newer) {
-		if n < streams {
-			return true
-		}
-	}
-	return false
+	return len(f.dead(s.log.Numbers(), newer, newer)) > 0
 }
 
 // nudge moves the position of the log by a Marker, so that the next checkpoint has one of its

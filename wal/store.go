@@ -49,7 +49,8 @@ type Store struct {
 	dir   disk.Dir
 	lock  io.Closer
 	uuid  [16]byte
-	token string // the UUID as it begins every Delivery.Token
+	meta  meta
+	token string // the UUID as it begins every Delivery.Token, but of mail that came with a copy
 	log   *journal.Log
 
 	mu        sync.Mutex
@@ -109,6 +110,7 @@ type Store struct {
 	segment    uint32 // of the last commit, for whoever commits
 	closing    sync.Once
 	bg         sync.WaitGroup
+	copies     sync.WaitGroup // snapshots that are under way, or whose target hangs
 }
 
 // phase is where a store is in its life. It only grows.
@@ -144,12 +146,20 @@ func (s *Store) NewID() ID {
 	return ID(id)
 }
 
-// tokenOf names a message among those of all stores.
+// tokenOf names a message among those of all stores. What came with a copy keeps the name that
+// it had: the store that was copied may have delivered it.
 func (s *Store) tokenOf(id ID) string {
+	from := s.token
+	for _, o := range s.meta.origins {
+		if uint64(id) < o.below {
+			from = hex.EncodeToString(o.uuid[:])
+			break
+		}
+	}
 	var raw [8]byte
 	binary.BigEndian.PutUint64(raw[:], uint64(id))
 	b := make([]byte, 0, 64)
-	b = append(append(b, s.token...), '-')
+	b = append(append(b, from...), '-')
 	return string(hex.AppendEncode(b, raw[:])) // as ID.String has it
 }
 

@@ -59,7 +59,7 @@ func TestHostileDirectories(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "META"},
-		{"a newer version", func(t *testing.T, dir string) { replace(t, dir, "META", file("mtawal 2 something else\n")) }, "version"},
+		{"a newer version", func(t *testing.T, dir string) { replace(t, dir, "META", file("mtawal 9 something else\n")) }, "version"},
 		{"a FIFO in place of the claim table", func(t *testing.T, dir string) { replace(t, dir, "claims", fifo) }, "claims"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -52,6 +52,12 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 	if in.InFlight > 0 {
 		fmt.Fprintf(out, ", %d bytes of it perhaps in flight", in.InFlight)
 	}
+	if o := in.Origin; o != nil {
+		fmt.Fprintf(out, "\na copy of store %s at %s, taken %s", o.UUID, o.Position, o.TakenAt.UTC().Format(time.RFC3339))
+		if in.Copied {
+			fmt.Fprint(out, ", not opened since: all of its mail is in doubt")
+		}
+	}
 	fmt.Fprintf(out, "\n\nWork Queue Length %d  in doubt %d  messages %d\nenqueued %d  delivered %d  failed %d  expired %d  removed %d  replaced %d\n\n",
 		in.WorkQueueLength, in.InDoubt, in.Messages, in.Enqueued, in.Used.Delivered, in.Used.Failed, in.Used.Expired, in.Used.Removed, in.Used.Replaced)
 	fmt.Fprintln(w, "segment\tstate\tsize\tlive\tdead\tfree\tmessages\t")

@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 		RunE:          func(c *cobra.Command, args []string) error { return c.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInspect(), newVerify(), newDump(), newCheckpoint(), newCompact(), newDrill(), newDrillCore())
+	root.AddCommand(newInspect(), newVerify(), newDump(), newCheckpoint(), newCompact(), newSnapshot(), newDrill(), newDrillCore())
 	return root
 }
 

@@ -1,0 +1,176 @@
+package wal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/faultdisk"
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+)
+
+// TestSnapshot_UnderLoad: copies that are made while mail comes and goes, folds run and
+// segments are recycled and emptied. Each is the store as it was at one moment of the call.
+func TestSnapshot_UnderLoad(t *testing.T) {
+	o := tiny(memdisk.New(memdisk.Config{}))
+	s := started(t, o)
+	a := newAccount()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var wg sync.WaitGroup
+	for p := range 4 {
+		wg.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				text := fmt.Sprintf("%d/%d %s", p, n, strings.Repeat("long ", 300+100*(n%5)))
+				if n%40 == 7 {
+					text += strings.Repeat("in pieces ", 8000)
+				}
+				if err := a.post(s, text); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 4 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				d, err := s.Claim(ctx, "q")
+				if err != nil {
+					return
+				}
+				text, err := textOf(d)
+				switch {
+				case err != nil:
+				case n%10 == 3: // stays, so that segments become sparse
+					err = d.SettleAll(context.Background(), Held)
+				default:
+					a.note(a.using, text)
+					if err = d.SettleAll(context.Background(), Delivered); err == nil {
+						a.note(a.used, text)
+					}
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if err := s.Compact(ctx); err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+		}
+	})
+	for i := range 12 {
+		dir := fmt.Sprint(copied, i)
+		told := a.copy()
+		if err := s.Snapshot(t.Context(), dir); err != nil {
+			t.Fatal(err)
+		}
+		asked := a.copy()
+		told.sent, told.using = asked.sent, asked.using
+		verified(t, dir, o)
+		c, err := Open(dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		released(t, c)
+		found, err := waiting(c)
+		if err := errors.Join(err, told.compare(found), c.Close()); err != nil {
+			t.Fatalf("copy %d: %v", i, err)
+		}
+		for text, doubt := range found {
+			if len(doubt) != 1 {
+				t.Fatalf("copy %d: %.20q is not in doubt", i, text)
+			}
+		}
+	}
+	stop()
+	wg.Wait()
+	if st := s.Stats(); st.Segments > 200 {
+		t.Errorf("%d segments: what was pinned is not given back", st.Segments)
+	}
+	ended(t, s)
+	verified(t, spool, o)
+}
+
+// released ends the holds of all mail.
+func released(t *testing.T, s *Store) {
+	t.Helper()
+	var b Batch
+	for _, e := range allOf(t, s) {
+		b.Edit = append(b.Edit, Edit{ID: e.ID, Outcomes: []Outcome{{Recipient: e.Recipient, Result: Released}}})
+	}
+	for part := range slices.Chunk(b.Edit, 100) {
+		if _, err := s.Commit(t.Context(), Batch{Edit: part}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSnapshot_Pins: while a copy is made nothing that it needs is recycled, what it pins counts
+// against the room, and as soon as it is copied it comes back.
+func TestSnapshot_Pins(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		disks := faultdisk.New(memdisk.New(memdisk.Config{}))
+		o := tiny(disks)
+		o.claims = 0
+		o.MaxBytes = 4 << 20
+		s := started(t, o)
+		sent := fill(t, s, "MaxBytes")
+		reached, release := disks.Stall(disk.OpWriteAt, "copy-seg-")
+		done := make(chan error, 1)
+		go func() { done <- s.Snapshot(t.Context(), copied) }()
+		<-reached
+		for _, d := range inHand(t, s) {
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			if err := s.Checkpoint(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * spaceEvery)
+		}
+		if numbers := s.log.Numbers(); len(numbers) < 20 || numbers[0] != 1 {
+			t.Errorf("while all is pinned the log has %v", numbers)
+		}
+		if _, err := s.Enqueue(t.Context(), letter()); !errors.Is(err, ErrFull) {
+			t.Errorf("all room is pinned, and an enqueue gets %v", err)
+		}
+		release()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * spaceEvery)
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * spaceEvery)
+		if numbers := s.log.Numbers(); len(numbers) > 5 {
+			t.Errorf("when the copy is made the log still has %v", numbers)
+		}
+		posted(t, s, "room again")
+		c, err := Open(copied, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := c.Stats(); st.WorkQueueLength != int64(sent) || st.InDoubt != int64(sent) {
+			t.Errorf("of %d messages the copy has: %+v", sent, st)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		ended(t, s)
+	})
+}
