@@ -148,8 +148,13 @@ func (r *rig) doKilled(q *core.Request, after time.Duration) (*core.Response, er
 // configOf draws what a life of the store is like.
 func configOf(rng *rand.Rand) core.Config {
 	half := func() bool { return rng.IntN(2) == 0 }
+	segment := []int64{64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20}[rng.IntN(5)]
+	room := int64(0)
+	if rng.IntN(5) == 0 {
+		room = 2<<20 + 16*segment // six segments, two checkpoints and the claim table are kept back
+	}
 	return core.Config{
-		SegmentSize:  []int64{64 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20}[rng.IntN(5)],
+		SegmentSize: segment, MaxBytes: room,
 		DurableStart: half(),
 		Producers:    1 + rng.IntN(8), Consumers: 1 + rng.IntN(8),
 		For:      time.Duration(200+rng.IntN(800)) * time.Millisecond,

@@ -48,7 +48,7 @@ func carryOut(r *Request) *Response {
 }
 
 func (l *life) options() wal.Options {
-	return wal.Options{SegmentSize: l.Config.SegmentSize, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
+	return wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
 }
 
 func (l *life) run() error {
@@ -146,6 +146,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	for key, id := range l.Keyed {
 		msg := l.maker.Message(key)
 		switch got, err := l.store.Enqueue(ctx, msg); {
+		case errors.Is(err, wal.ErrFull):
 		case err != nil:
 			return failed("an enqueue with a known key", err)
 		case uint64(got) != id:
@@ -221,6 +222,10 @@ func (l *life) enqueueOne(ctx context.Context, key string) error {
 	msg := l.maker.Message(key)
 	l.mark(fmt.Sprintf("I %s %d -", key, len(msg.Recipients)))
 	id, err := l.store.Enqueue(ctx, msg)
+	for begin := time.Now(); errors.Is(err, wal.ErrFull) && time.Since(begin) < time.Minute; {
+		time.Sleep(5 * time.Millisecond) // all is used, so that there has to be room soon
+		id, err = l.store.Enqueue(ctx, msg)
+	}
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 // Config is what a life of the store is like.
 type Config struct {
 	SegmentSize  int64
+	MaxBytes     int64 // so little that it is full again and again; 0: no bound
 	DurableStart bool
 	NoSync       bool // acknowledges before the sync: the control, which must be caught
 
