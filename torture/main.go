@@ -50,7 +50,7 @@ func main() {
 	f.IntVar(&o.crashes, "crashes", 0, "how many power cuts, as images of the disk (method A)")
 	f.IntVar(&o.cuts, "cuts", 0, "how many times the file system is cut off under load (method B)")
 	f.Uint64Var(&o.seed, "seed", 0, "seed (random if 0)")
-	f.IntVar(&o.jobs, "jobs", 2, "how many disks at a time")
+	f.IntVar(&o.jobs, "jobs", 4, "how many disks at a time")
 	f.BoolVar(&o.canary, "canary", false, "a store that acknowledges before the sync: must be caught")
 	f.BoolVar(&o.json, "json", false, "print the figures as JSON")
 	f.StringVar(&o.keep, "keep", "", "where the images of findings go (a temporary directory)")
