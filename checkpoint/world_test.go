@@ -282,7 +282,7 @@ func (w *world) settle() {
 	slot, ok := w.pick()
 	id, n := w.next-1, 1
 	if ok {
-		id, n = w.table.Msg(slot).ID, w.table.Msg(slot).Len()
+		id, n = w.table.Msg(slot).ID, w.table.Len(slot)
 	} // else of a message that is gone
 	runs := []segment.SettleRun{w.run(n)}
 	if w.c.intn(3) == 0 {
@@ -301,8 +301,7 @@ func (w *world) settleAs(id uint64, runs ...segment.SettleRun) {
 // finish uses every recipient of a message.
 func (w *world) finish() {
 	if slot, ok := w.pick(); ok {
-		m := w.table.Msg(slot)
-		w.settleAs(m.ID, segment.SettleRun{Count: m.Len(), Result: mailq.Delivered, Attempts: 1})
+		w.settleAs(w.table.Msg(slot).ID, segment.SettleRun{Count: w.table.Len(slot), Result: mailq.Delivered, Attempts: 1})
 	}
 }
 
@@ -311,7 +310,7 @@ func (w *world) replace() {
 	if !ok {
 		return
 	}
-	id, n := w.table.Msg(slot).ID, w.table.Msg(slot).Len()
+	id, n := w.table.Msg(slot).ID, w.table.Len(slot)
 	list := w.recipients(1 + w.c.intn(3))
 	w.note("replace in %d, %d more", id, len(list))
 	w.write(segment.Data, func(b *batch) {
@@ -326,7 +325,7 @@ func (w *world) attempt() {
 	if !ok {
 		return
 	}
-	id, n := w.table.Msg(slot).ID, w.table.Msg(slot).Len()
+	id, n := w.table.Msg(slot).ID, w.table.Len(slot)
 	first := w.c.intn(n)
 	w.note("attempt of %d[%d]", id, first)
 	w.write(segment.Marker, func(b *batch) {

@@ -242,15 +242,15 @@ func checkApply(t *testing.T, r segment.Record) {
 	table.ForEach(func(slot uint32) {
 		m := table.Msg(slot)
 		weight += m.Bytes()
-		n := uint32(0)
+		n := 0
 		for _, rc := range table.Recipients(slot) {
 			if rc.Standing != state.Used {
 				n++
 			}
 			doubt += int64(rc.Flags & state.InDoubt)
 		}
-		if n != m.Live || n == 0 {
-			t.Fatalf("message %x: %d live, %d counted", m.ID, n, m.Live)
+		if n != table.Live(m) || n == 0 {
+			t.Fatalf("message %x: %d live, %d counted", m.ID, n, table.Live(m))
 		}
 		live += int64(n)
 	})

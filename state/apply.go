@@ -110,7 +110,7 @@ func (t *Table) fill(slot uint32, first int, e *segment.RecipientList) {
 		t.queues[numbers[q]].Live++
 		t.setExtra(Ref{slot, uint32(first + i)}, &list[i], notBefore, nil)
 	}
-	m.Live += uint32(n)
+	t.addLive(m, n)
 	t.Counts.Enqueued += int64(n)
 	if t.Observer != nil {
 		t.Observer.Added(slot, first, n)
@@ -125,8 +125,8 @@ func (t *Table) applyRecipients(pos segment.Pos, r segment.Record) error {
 		return nil
 	}
 	m, e := t.Msg(slot), r.Recipients()
-	if e.First != m.Len() {
-		return fmt.Errorf("message %x: recipients from %d on where there are %d: %w", m.ID, e.First, m.Len(), segment.ErrCorrupt)
+	if e.First != t.Len(slot) {
+		return fmt.Errorf("message %x: recipients from %d on where there are %d: %w", m.ID, e.First, t.Len(slot), segment.ErrCorrupt)
 	}
 	t.resize(m, e.First+e.Len())
 	t.setExtents(m, append(t.Extents(m), Extent{Pos: pos, Weight: uint32(r.Weight()), Kind: segment.KindRecipients, First: uint32(e.First)}))
@@ -159,11 +159,11 @@ func (t *Table) applySettle(r segment.Record) {
 		if s.Note != nil && !s.Result.IsUsed() {
 			s.Note = append([]byte{}, s.Note...) // one for all of the run: nobody writes into it
 		}
-		for i := s.First; i < s.First+s.Count && i < t.Msg(slot).Len(); i++ {
+		for i := s.First; i < s.First+s.Count && i < t.Len(slot); i++ {
 			t.settle(Ref{slot, uint32(i)}, &s)
 		}
 	})
-	if t.Msg(slot).Live == 0 {
+	if t.Live(t.Msg(slot)) == 0 {
 		t.drop(slot)
 	}
 }
@@ -208,7 +208,7 @@ func (t *Table) settle(ref Ref, s *segment.SettleRun) {
 		r.Standing, r.Reason = Used, s.Result
 		r.Flags = 0
 		note, due = nil, 0
-		t.Msg(ref.Slot).Live--
+		t.addLive(t.Msg(ref.Slot), -1)
 		t.queues[r.Queue].Live--
 		t.countUsed(s.Result)
 	}

@@ -93,7 +93,7 @@ func (w *watcher) Moved(slot uint32, from, to segment.Pos, _ int64) {
 
 func (w *watcher) Dying(slot uint32) {
 	m := w.table.Msg(slot)
-	for i := range m.Len() {
+	for i := range w.table.Len(slot) {
 		ref := Ref{slot, uint32(i)}
 		if w.known[ref].Standing != Used {
 			w.bad("%v dies with %d", ref, w.known[ref].Standing)

@@ -79,7 +79,7 @@ func (t *Table) Load(e *Entry) uint32 {
 			t.setExtra(Ref{slot, uint32(i)}, r, s.NotBefore, note)
 			t.timed.loading = false
 		}
-		m.Live++
+		t.addLive(m, 1)
 		t.queues[r.Queue].Live++
 	}
 	return slot

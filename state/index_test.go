@@ -22,7 +22,7 @@ func (x *ids) insert(id uint64) {
 		return
 	}
 	slot := x.table.newMessage(id, 1)
-	x.table.Msg(slot).Live = 1
+	x.table.addLive(x.table.Msg(slot), 1)
 	x.want[id] = slot
 	x.order = append(x.order, id)
 }
@@ -33,7 +33,7 @@ func (x *ids) remove(i int) {
 	x.order = x.order[:len(x.order)-1]
 	slot := x.want[id]
 	delete(x.want, id)
-	x.table.Msg(slot).Live = 0
+	x.table.addLive(x.table.Msg(slot), -1)
 	x.table.drop(slot)
 }
 

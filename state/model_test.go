@@ -256,8 +256,8 @@ func (g *modelMsg) diff(t *Table, slot uint32) string {
 		return fmt.Sprintf("extents %+v, want %+v", t.Extents(m), g.extents)
 	}
 	list := t.Recipients(slot)
-	if m.Len() != len(g.rcpts) || len(list) != len(g.rcpts) {
-		return fmt.Sprintf("%d recipients, and %d, want %d", m.Len(), len(list), len(g.rcpts))
+	if t.Len(slot) != len(g.rcpts) || len(list) != len(g.rcpts) {
+		return fmt.Sprintf("%d recipients, and %d, want %d", t.Len(slot), len(list), len(g.rcpts))
 	}
 	live := 0
 	for i := range list {
@@ -285,8 +285,8 @@ func (g *modelMsg) diff(t *Table, slot uint32) string {
 			live++
 		}
 	}
-	if int(m.Live) != live {
-		return fmt.Sprintf("%d live, want %d", m.Live, live)
+	if t.Live(m) != live {
+		return fmt.Sprintf("%d live, want %d", t.Live(m), live)
 	}
 	return ""
 }

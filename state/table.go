@@ -40,17 +40,15 @@ type Recipient struct {
 	_   uint16
 }
 
-// Message is the state of one message: 64 bytes without pointers.
+// Message is the state of one message: 56 bytes without pointers.
 type Message struct {
 	ID       uint64
 	Loc      segment.Pos // of its Enqueue record, or the newest copy of it
 	Weight   uint32      // bytes of the log that it holds, in units of WeightUnit
 	Expires  uint32      // Unix seconds, rounded up; 0: never
 	Enqueued uint32      // Unix seconds; the exact time is in the record
-	Live     uint32      // recipients not used
-	n        uint32
 	late     uint32
-	multi    uint32 // index+1 of its recipients; 0: there is one, below
+	multi    uint32 // index+1 of its recipients; 0: there is one, below; of a free slot: see slabUse
 	Priority int8
 	flags    uint8
 	refs     uint16 // of a single recipient; a list counts its own
@@ -64,6 +62,7 @@ const (
 	msgExtents = 1 << 0 // holds more of the log than the record at Loc: see Table.extents
 	msgKeyed   = 1 << 1
 	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
+	msgThere   = 1 << 3 // has a recipient that is not used
 )
 
 // Extent is a piece of the log that a message holds beside the record at Loc.
@@ -79,6 +78,7 @@ type Extent struct {
 type list struct {
 	rcpts []Recipient
 	refs  int
+	live  int // not used
 }
 
 const slabSize = 1024
@@ -195,11 +195,34 @@ func (t *Table) Lives(slot uint32, id uint64) bool {
 		return false
 	}
 	m := t.Msg(slot)
-	return m.Live > 0 && (id == 0 || m.ID == id)
+	return m.flags&msgThere != 0 && (id == 0 || m.ID == id)
+}
+
+// Live is how many recipients of a message are not used.
+func (t *Table) Live(m *Message) int {
+	if m.multi != 0 {
+		return t.multis[m.multi-1].live
+	}
+	return int(m.flags&msgThere) / msgThere
+}
+
+// addLive changes how many recipients of a message are not used.
+func (t *Table) addLive(m *Message, n int) {
+	live := n
+	if m.multi != 0 {
+		l := &t.multis[m.multi-1]
+		l.live += n
+		live = l.live
+	}
+	if live > 0 {
+		m.flags |= msgThere
+	} else {
+		m.flags &^= msgThere
+	}
 }
 
 // Len is the number of recipients that a message has, the used ones included.
-func (m *Message) Len() int { return int(m.n) }
+func (t *Table) Len(slot uint32) int { return len(t.Recipients(slot)) }
 
 // Order is the message's place in the order in which messages were committed. It is
 // the ID, unless that was reserved some time before.
@@ -242,7 +265,7 @@ func (t *Table) Extents(m *Message) []Extent {
 // slabUse is how a slab is used.
 type slabUse struct {
 	used uint16
-	free uint16 // index+1 of a list of free ones through n; 0: none
+	free uint16 // index+1 of a list of free ones through Message.multi; 0: none
 }
 
 // slabsIdle is how many empty slabs are kept.
@@ -261,7 +284,7 @@ func (t *Table) takeSlot() uint32 {
 		if u.used == 0 {
 			t.idle--
 		}
-		u.free = uint16(t.Msg(slot).n)
+		u.free = uint16(t.Msg(slot).multi)
 		u.used++
 		return slot
 	}
@@ -275,7 +298,7 @@ func (t *Table) takeSlot() uint32 {
 	}
 	s := new([slabSize]Message)
 	for j := range s {
-		s[j].n = uint32(j+2) % (slabSize + 1)
+		s[j].multi = uint32(j+2) % (slabSize + 1)
 	}
 	t.slab[i], t.slabs[i] = s, slabUse{free: 1}
 	t.open = append(t.open, i)
@@ -290,7 +313,7 @@ func (t *Table) freeSlot(slot uint32) {
 	if u.free == 0 {
 		t.open = append(t.open, i)
 	}
-	*t.Msg(slot) = Message{n: uint32(u.free)}
+	*t.Msg(slot) = Message{multi: uint32(u.free)}
 	u.free = uint16(slot%slabSize + 1)
 	if u.used--; u.used > 0 {
 		return
@@ -320,7 +343,7 @@ func (t *Table) resize(m *Message, n int) {
 		l := &t.multis[m.multi-1]
 		l.rcpts = append(l.rcpts, make([]Recipient, n-len(l.rcpts))...)
 	case n > 1:
-		l := list{rcpts: make([]Recipient, n), refs: int(m.refs)}
+		l := list{rcpts: make([]Recipient, n), refs: int(m.refs), live: t.Live(m)}
 		l.rcpts[0] = m.one[0]
 		m.one[0], m.refs = Recipient{}, 0
 		if k := len(t.freeMany); k > 0 {
@@ -332,7 +355,6 @@ func (t *Table) resize(m *Message, n int) {
 			m.multi = uint32(len(t.multis))
 		}
 	}
-	m.n = uint32(n)
 }
 
 // drop takes a dead message out of the index; its slot goes when nothing in the
@@ -474,7 +496,7 @@ func (t *Table) ForEach(fn func(slot uint32)) {
 			continue
 		}
 		for j := range chunk {
-			if chunk[j].Live > 0 {
+			if chunk[j].flags&msgThere != 0 {
 				fn(uint32(i*slabSize + j))
 			}
 		}

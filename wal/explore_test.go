@@ -287,7 +287,7 @@ func (r *recovered) view() (view, error) {
 			}
 			v.add(&l.entries[i])
 		}
-		if err := checkMessage(r, m); err != nil {
+		if err := checkMessage(r, slot); err != nil {
 			failed = err
 		}
 	})

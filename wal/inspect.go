@@ -372,14 +372,15 @@ func (v *verifier) messages(r *recovered) error {
 	r.table.ForEach(func(slot uint32) { slots = append(slots, slot) })
 	for _, slot := range slots {
 		m := r.table.Msg(slot)
-		if err := v.note(ID(m.ID), checkMessage(r, m)); err != nil {
+		if err := v.note(ID(m.ID), checkMessage(r, slot)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkMessage(r *recovered, m *state.Message) (err error) {
+func checkMessage(r *recovered, slot uint32) (err error) {
+	m := r.table.Msg(slot)
 	x := r.table.Extents(m)
 	var pins []*segment.Segment
 	defer func() { release(pins) }()
@@ -405,9 +406,9 @@ func checkMessage(r *recovered, m *state.Message) (err error) {
 	if err != nil {
 		return err
 	}
-	if n != m.Len() {
+	if want := r.table.Len(slot); n != want {
 		return &CorruptError{Segment: m.Loc.Segment(), File: segment.Name(m.Loc.Segment()), Offset: m.Loc.Offset(),
-			Reason: fmt.Sprintf("the record has %d recipients, the state %d", n, m.Len())}
+			Reason: fmt.Sprintf("the record has %d recipients, the state %d", n, want)}
 	}
 	return nil
 }
@@ -422,7 +423,7 @@ func (v *verifier) invariants(r *recovered) {
 		m := t.Msg(slot)
 		messages++
 		weight += m.Bytes()
-		var n uint32
+		n := 0
 		list := t.Recipients(slot)
 		for i := range list {
 			if list[i].Standing == state.Used {
@@ -435,8 +436,8 @@ func (v *verifier) invariants(r *recovered) {
 			}
 		}
 		live += int64(n)
-		if n != m.Live {
-			v.add(Finding{ID: ID(m.ID), What: fmt.Sprintf("counts %d recipients that are not used, has %d", m.Live, n)})
+		if have := t.Live(m); n != have {
+			v.add(Finding{ID: ID(m.ID), What: fmt.Sprintf("counts %d recipients that are not used, has %d", have, n)})
 		}
 		if m.ID >= t.Lease {
 			v.add(Finding{ID: ID(m.ID), What: "its ID is not below the lease"})

@@ -2,8 +2,8 @@ package wal
 
 import "github.com/mtawal/mtawal/state"
 
-// fifo is a list of recipients in chunks that grow with it: eight bytes an entry, a
-// few for a short one.
+// fifo is a list of recipients in chunks that grow with it: four bytes for the recipient of
+// a message that has one, eight where chunks hold others too.
 type fifo struct {
 	head, tail *fifoChunk
 	n          int
@@ -11,9 +11,10 @@ type fifo struct {
 }
 
 type fifoChunk struct {
-	next *fifoChunk
-	at   int
-	refs []state.Ref
+	next    *fifoChunk
+	at      int
+	slots   []uint32
+	indexes []uint32 // nil: all are 0
 }
 
 const (
@@ -22,12 +23,12 @@ const (
 )
 
 func (f *fifo) push(e entry) {
-	if f.tail == nil || len(f.tail.refs) == cap(f.tail.refs) {
+	if f.tail == nil || len(f.tail.slots) == cap(f.tail.slots) {
 		size := 4
 		if f.tail != nil {
-			size = min(2*cap(f.tail.refs), fifoChunkMax)
+			size = min(2*cap(f.tail.slots), fifoChunkMax)
 		}
-		c := &fifoChunk{refs: make([]state.Ref, 0, size)}
+		c := &fifoChunk{slots: make([]uint32, 0, size)}
 		if f.tail == nil {
 			f.head = c
 		} else {
@@ -35,18 +36,32 @@ func (f *fifo) push(e entry) {
 		}
 		f.tail = c
 	}
-	f.tail.refs = append(f.tail.refs, e.ref)
+	c := f.tail
+	if e.ref.Index != 0 && c.indexes == nil {
+		c.indexes = make([]uint32, len(c.slots), cap(c.slots))
+	}
+	c.slots = append(c.slots, e.ref.Slot)
+	if c.indexes != nil {
+		c.indexes = append(c.indexes, e.ref.Index)
+	}
 	f.last = e
 	f.n++
 }
 
-func (f *fifo) first() state.Ref { return f.head.refs[f.head.at] }
+func (f *fifo) first() state.Ref {
+	c := f.head
+	r := state.Ref{Slot: c.slots[c.at]}
+	if c.indexes != nil {
+		r.Index = c.indexes[c.at]
+	}
+	return r
+}
 
 func (f *fifo) pop() {
 	c := f.head
 	c.at++
 	f.n--
-	if c.at < len(c.refs) {
+	if c.at < len(c.slots) {
 		return
 	}
 	if f.head = c.next; f.head != nil {
@@ -55,8 +70,8 @@ func (f *fifo) pop() {
 	// A short last chunk is used again: a queue that is drained as fast as it fills allocates
 	// nothing.
 	f.tail = nil
-	if cap(c.refs) <= fifoChunkKept {
-		c.at, c.refs = 0, c.refs[:0]
+	if cap(c.slots) <= fifoChunkKept {
+		c.at, c.slots, c.indexes = 0, c.slots[:0], nil
 		f.head, f.tail = c, c
 	}
 }

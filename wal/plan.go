@@ -151,7 +151,7 @@ func (s *Store) planEdit(t *ticket, e *Edit) error {
 	}
 	t.writes = append(t.writes, settleWrite{slot: slot, id: uint64(e.ID), runs: t.reuseRuns()})
 	w := len(t.writes) - 1
-	n := s.table.Msg(slot).Len()
+	n := s.table.Len(slot)
 	one := func(i int, o *Outcome, named bool) error {
 		ref := state.Ref{Slot: slot, Index: uint32(i)}
 		rc := s.table.Rcpt(ref)
@@ -197,7 +197,7 @@ func (s *Store) planOutcome(t *ticket, w int, ref state.Ref, rc *state.Recipient
 	if o.Result == Replaced {
 		have, ok := s.growing[wr.id]
 		if !ok {
-			have = s.table.Msg(ref.Slot).Len()
+			have = s.table.Len(ref.Slot)
 		}
 		if have+len(o.Replace) > segment.RecipientsMax {
 			return &mailq.LimitError{Field: "Replace", Size: int64(have + len(o.Replace)), Max: segment.RecipientsMax}
@@ -237,7 +237,7 @@ func (s *Store) planOutcome(t *ticket, w int, ref state.Ref, rc *state.Recipient
 // grown forgets how long a message's list will be once nothing for it is under way.
 func (s *Store) grown(id uint64) {
 	slot, ok := s.table.Find(id)
-	if !ok || s.table.Msg(slot).Len() >= s.growing[id] {
+	if !ok || s.table.Len(slot) >= s.growing[id] {
 		delete(s.growing, id)
 	}
 }

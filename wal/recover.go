@@ -277,7 +277,7 @@ func (r *recovered) findDoubt() error {
 		if !ok {
 			continue
 		}
-		n := uint32(r.table.Msg(slot).Len())
+		n := uint32(r.table.Len(slot))
 		for i := run.first; i < n && i-run.first < run.count; i++ {
 			ref := state.Ref{Slot: slot, Index: i}
 			settled := r.claims.settled.last[[2]uint64{run.id, uint64(i)}] >= max(run.pos, 1)
