@@ -25,6 +25,9 @@ type Options struct {
 	// Room says whether a log whose files have so many bytes may take so many more for another
 	// segment: else an error that is disk.ErrNoSpace. nil: always.
 	Room func(have, more int64) error
+	// Recent holds the frames that were laid out in one of its slabs once they are written, for
+	// readers. It may be nil.
+	Recent *segment.Recent
 }
 
 // Log is an open log. Append is for one goroutine; everything else may be called
@@ -75,6 +78,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 	l.nonce = binary.LittleEndian.Uint64(b[:])
 	l.end.Store(uint64(f.End))
 	l.synced.Store(uint64(f.Promise))
+	l.tail.Remember(opt.Recent)
 	for _, s := range f.rewrite {
 		if err := l.writeAgain(s); err != nil {
 			return nil, fmt.Errorf("writing the tail of %s again: %w", s.seg.File.Name(), err)
@@ -157,6 +161,7 @@ type Draft struct {
 	Records uint32
 	Table   []byte
 	Body    []byte
+	Slab    *segment.Slab // that both are laid out in, of Options.Recent; nil: in none
 	Lease   uint64
 	// Spare: a small frame that may take the last block of a segment. It moves the position
 	// of the log where there is no room for another segment.
@@ -231,7 +236,9 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 		l.refused = h
 		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
 	}
-	l.tail.Wrote(l.off, l.off+h.Len)
+	if d.Slab != nil {
+		l.opt.Recent.Keep(d.Slab, &h, table, body)
+	}
 	l.last, l.off, l.total = h, l.off+h.Len, h.Total
 	l.bytes.Add(h.Len)
 	l.end.Store(uint64(h.End()))
@@ -289,8 +296,8 @@ func (l *Log) rotate(last bool) error {
 		l.maker.putBack(next)
 		return err
 	}
+	next.Remember(l.opt.Recent)
 	l.mu.Lock()
-	l.tail.Sealed()
 	l.ends[l.tail.Number] = l.off
 	l.segments[next.Number] = next
 	l.tail, l.off = next, next.First()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	"github.com/mtawal/mtawal/internal/disk"
 )
@@ -27,8 +26,7 @@ type Segment struct {
 	Header
 	File disk.File
 
-	fresh atomic.Int64 // offset from which on nothing needs to be brought in
-	begun int64        // where this owner began to write; of the goroutine that writes
+	recent *Recent // nil: nothing is written to it
 
 	mu      sync.Mutex
 	mapping disk.Mapping // made on first use
@@ -80,9 +78,7 @@ func newSegment(f disk.File, number uint32, uuid [16]byte) (*Segment, error) {
 	case h.Size != size:
 		return nil, corrupt(fmt.Sprintf("is %d bytes long, its header says %d", size, h.Size))
 	}
-	seg := &Segment{Header: h, File: f, refs: 1}
-	seg.Sealed()
-	return seg, nil
+	return &Segment{Header: h, File: f, refs: 1}, nil
 }
 
 // Acquire takes a reference. The caller holds one already, directly or through
@@ -149,32 +145,28 @@ func (s *Segment) Map() (disk.Mapping, error) {
 	return s.mapping, nil
 }
 
-// freshBytes is how much of what was written last is taken to be in the page cache: little
-// enough that it stays there as long as anything does, more than a log takes in while
-// consumers who keep up are a few commits behind.
-const freshBytes = 4 << 20
+// Remember has the frames that are written to the segment from now on read from memory, as
+// long as recent finds them there. To be called before anybody else has the segment.
+func (s *Segment) Remember(recent *Recent) { s.recent = recent }
 
-// Wrote says that the log has written from one offset to another, through the page cache,
-// one stretch behind the other.
-func (s *Segment) Wrote(from, to int64) {
-	if s.fresh.Load() >= s.Size {
-		s.begun = from
+// View calls f with n bytes at an offset, from memory if they were written a moment ago, else from the mapping,
+// into which they are brought in first. A fault in it is an error. The bytes are valid until f returns.
+func (s *Segment) View(off, n int64, f func([]byte) error) error {
+	pos := MakePos(s.Number, off)
+	if frame, slab := s.recent.hold(pos); slab != nil {
+		defer s.recent.release(slab)
+		if b := frame.at(pos, n); b != nil {
+			return f(b)
+		}
 	}
-	s.fresh.Store(max(s.begun, to-freshBytes))
-}
-
-// Sealed says that no more will be written: all of it may go cold.
-func (s *Segment) Sealed() { s.fresh.Store(s.Size) }
-
-// Populate brings bytes of the segment in, so that reading them in its mapping does not
-// wait for the device in a page fault, which the scheduler does not see. What was written a
-// moment ago is there without being asked for: the call costs more than reading a record
-// does. Either way the reader is guarded.
-func (s *Segment) Populate(m disk.Mapping, off, n int64) error {
-	if off >= s.fresh.Load() {
-		return nil
+	m, err := s.Map()
+	if err != nil {
+		return err
 	}
-	return m.Populate(off, n)
+	if err := m.Populate(off, n); err != nil {
+		return err
+	}
+	return disk.Guard(m, func() error { return f(m.Bytes()[off : off+n : off+n]) })
 }
 
 func (s *Segment) corrupt(off int64, reason string) error {
@@ -183,7 +175,8 @@ func (s *Segment) corrupt(off int64, reason string) error {
 
 // Record reads one record that a message holds (Enqueue, Recipients, Chunk) and the
 // place of its bytes in the file, without the rest of its frame: what is found
-// there is checked against its CRC, the header of its frame and the ID.
+// there is checked against its CRC, the header of its frame and the ID. It is a view of the
+// mapping, and may fault; what is read from memory is copied.
 func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error) {
 	return s.record(off, func(r Record) bool { return r.ID() == id && (r.Kind() == KindEnqueue || r.Kind() == KindRecipients) })
 }
@@ -194,60 +187,112 @@ func (s *Segment) AnyRecord(off int64, k Kind) (r Record, body int64, err error)
 }
 
 func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int64, err error) {
+	r, body, err = s.recentRecord(off, match)
+	if r == nil && err == nil {
+		r, body, err = s.mappedRecord(off, match)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading record %s+%#x: %w", s.File.Name(), off, err)
+	}
+	return r, body, nil
+}
+
+// recordCopyMax is the longest record that is copied out of memory. Lists of many recipients
+// are read again and again.
+const recordCopyMax = 64 << 10
+
+var errNotRecent = errors.New("not in memory any more")
+
+// recentRecord is nil where the record is not in memory, or too long to be copied.
+func (s *Segment) recentRecord(off int64, match func(Record) bool) (Record, int64, error) {
+	if off < 0 {
+		return nil, 0, nil
+	}
+	f, slab := s.recent.hold(MakePos(s.Number, off))
+	if slab == nil {
+		return nil, 0, nil
+	}
+	defer s.recent.release(slab)
+	r, body, err := s.parse(off, match, func(off, n int64) ([]byte, error) {
+		b := f.at(MakePos(s.Number, off), n)
+		if b == nil || n > recordCopyMax {
+			return nil, errNotRecent
+		}
+		return b, nil
+	})
+	if err != nil {
+		if errors.Is(err, errNotRecent) {
+			err = nil
+		}
+		return nil, 0, err
+	}
+	return append(Record(nil), r...), body, nil
+}
+
+func (s *Segment) mappedRecord(off int64, match func(Record) bool) (r Record, body int64, err error) {
 	m, err := s.Map()
 	if err != nil {
 		return nil, 0, err
 	}
 	err = disk.Guard(m, func() error {
-		b := m.Bytes()
-		if off < 0 || off > int64(len(b))-RecordHeaderSize {
-			return s.corrupt(off, "no record fits here")
-		}
-		if err := s.Populate(m, off, RecordHeaderSize); err != nil {
-			return err
-		}
-		n := RecordLen(b[off:])
-		if n < RecordHeaderSize || n > int64(len(b))-off {
-			return s.corrupt(off, "record length out of range")
-		}
-		if off%AlignmentMin+n > AlignmentMin { // it goes on in the next page
-			if err := s.Populate(m, off, n); err != nil {
-				return err
+		from, till := int64(0), int64(0) // whole pages that are there
+		r, body, err = s.parse(off, match, func(off, n int64) ([]byte, error) {
+			if off < from || off+n > till {
+				if err := m.Populate(off, n); err != nil {
+					return nil, err
+				}
+				from, till = off&^(AlignmentMin-1), roundUp(off+n, AlignmentMin)
 			}
-		}
-		rec, ok, err := DecodeRecord(b[off : off+n])
-		if err != nil {
-			return fmt.Errorf("%s: record at %d: %w", s.File.Name(), off, err)
-		}
-		if !ok {
-			return s.corrupt(off, "record fails its checksum")
-		}
-		if !match(rec) {
-			return s.corrupt(off, "a record of something else")
-		}
-		at := off - rec.Back()
-		if at < 0 {
-			return s.corrupt(off, "record points before the segment")
-		}
-		if err := s.Populate(m, at, min(FrameHeaderSize, int64(len(b))-at)); err != nil {
-			return err
-		}
-		h, ok, err := DecodeFrameHeader(&s.Header, at, b[at:])
-		if err != nil {
-			return err
-		}
-		if !ok {
-			return s.corrupt(at, "frame header fails its checksum")
-		}
-		own, _ := rec.body()
-		if rec.Back() < FrameHeaderSize || rec.Back()+n > FrameHeaderSize+int64(h.TableLen) || !own.within(h.BodyLen) {
-			return s.corrupt(off, "record or its body lies outside its frame")
-		}
-		r, body = rec, at+int64(h.BodyOff)+own.off
-		return nil
+			return m.Bytes()[off : off+n], nil
+		})
+		return err
 	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("reading record %s+%#x: %w", s.File.Name(), off, err)
+	return r, body, err
+}
+
+// parse reads the record at an offset by at, which is asked for bytes that lie in the segment.
+func (s *Segment) parse(off int64, match func(Record) bool, at func(off, n int64) ([]byte, error)) (Record, int64, error) {
+	if off < 0 || off > s.Size-RecordHeaderSize {
+		return nil, 0, s.corrupt(off, "no record fits here")
 	}
-	return r, body, nil
+	b, err := at(off, RecordHeaderSize)
+	if err != nil {
+		return nil, 0, err
+	}
+	n := RecordLen(b)
+	if n < RecordHeaderSize || n > s.Size-off {
+		return nil, 0, s.corrupt(off, "record length out of range")
+	}
+	if b, err = at(off, n); err != nil {
+		return nil, 0, err
+	}
+	r, ok, err := DecodeRecord(b)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: record at %d: %w", s.File.Name(), off, err)
+	}
+	if !ok {
+		return nil, 0, s.corrupt(off, "record fails its checksum")
+	}
+	if !match(r) {
+		return nil, 0, s.corrupt(off, "a record of something else")
+	}
+	frame := off - r.Back()
+	if frame < 0 || frame > s.Size-FrameHeaderSize {
+		return nil, 0, s.corrupt(off, "record points out of the segment")
+	}
+	if b, err = at(frame, FrameHeaderSize); err != nil {
+		return nil, 0, err
+	}
+	h, ok, err := DecodeFrameHeader(&s.Header, frame, b)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !ok {
+		return nil, 0, s.corrupt(frame, "frame header fails its checksum")
+	}
+	own, _ := r.body()
+	if r.Back() < FrameHeaderSize || r.Back()+n > FrameHeaderSize+int64(h.TableLen) || !own.within(h.BodyLen) {
+		return nil, 0, s.corrupt(off, "record or its body lies outside its frame")
+	}
+	return r, frame + int64(h.BodyOff) + own.off, nil
 }

@@ -103,19 +103,15 @@ func (b *body) View(off, n int64, f func([]byte) error) error {
 }
 
 func (p *piece) view(off, n int64, f func([]byte) error) error {
-	m, err := p.seg.Map()
-	if err != nil {
-		return err
-	}
-	if err := p.seg.Populate(m, p.off+off, n); err != nil {
+	shown := false
+	err := p.seg.View(p.off+off, n, func(v []byte) error {
+		shown = true
+		return f(v)
+	})
+	if err != nil && !shown {
 		return p.unreadable(err)
 	}
-	return p.show(m, off, n, f)
-}
-
-// show is view of what is in memory.
-func (p *piece) show(m disk.Mapping, off, n int64, f func([]byte) error) error {
-	return disk.Guard(m, func() error { return f(m.Bytes()[p.off+off : p.off+off+n : p.off+off+n]) })
+	return err
 }
 
 func (p *piece) unreadable(err error) error {
@@ -186,17 +182,9 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 	return n, b.read(func() error { return nil })
 }
 
-// check compares the bytes with the checksums they were enqueued with. All of them are
-// brought in first, whenever they were written: a claim does that once.
+// check compares the bytes with the checksums they were enqueued with.
 func (p *piece) check(id uint64, crc uint32) error {
-	m, err := p.seg.Map()
-	if err != nil {
-		return err
-	}
-	if err := m.Populate(p.off, p.n); err != nil {
-		return p.unreadable(err)
-	}
-	return p.show(m, 0, p.n, func(v []byte) error {
+	return p.view(0, p.n, func(v []byte) error {
 		if segment.BodyCRC(id, v) != crc {
 			return &segment.CorruptError{Segment: p.seg.Number, File: p.seg.File.Name(), Offset: p.off, Reason: "a body fails its checksum"}
 		}

@@ -147,7 +147,7 @@ func (s *Store) lastMarker() error {
 	if s.log.Last().Kind == segment.Marker {
 		return nil
 	}
-	d := journal.Draft{Kind: segment.Marker, Table: aligned(2 * segment.AlignmentMin)[:segment.FrameHeaderSize], Lease: s.leased}
+	d := journal.Draft{Kind: segment.Marker, Table: segment.Aligned(2 * segment.AlignmentMin)[:segment.FrameHeaderSize], Lease: s.leased}
 	h, err := s.log.Append(&d)
 	if err != nil {
 		return err

@@ -134,9 +134,8 @@ func (s *Store) makeRoom(table, body int) bool {
 	if !g.empty() || segment.FrameSize(int64(table), int64(body), uint32(s.dir.Block())) > s.limits.frame || table > segment.TableMax {
 		return false
 	}
-	s.filling = newGroup(table+attemptRoom+slack, body+slack)
-	s.filling.large = true
-	if !g.large {
+	s.filling = largeGroup(table+attemptRoom+slack, body+slack)
+	if g.slab != nil {
 		s.spare = g
 	}
 	return true
@@ -285,7 +284,7 @@ func (s *Store) commit(g *group) error {
 	if g.empty() {
 		kind = segment.Marker
 	}
-	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Lease: g.lease}
+	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
 	d.Spare = g.nudge && kind == segment.Marker
 	var f segment.Frame
 	if g.records > 0 || kind == segment.Marker {

@@ -98,13 +98,22 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 	}
 	clear(s.attempts[len(kept):])
 	s.attempts = kept
-	// Without a spare one nothing fills until the one that is written is done.
-	s.filling, s.spare = s.spare, nil
 	g.nudge = s.nudged
 	s.forgetKeys(g)
+	g.seal(s.recent)
+	// Without a spare one nothing fills until the one that is written is done.
+	s.fill(s.spare)
+	s.spare = nil
 	g.lease = s.nextID + leaseBlock
 	s.roomy.Broadcast()
 	return g, false
+}
+
+// fill has a group fill, if there is one. Store.mu is held.
+func (s *Store) fill(g *group) {
+	if s.filling = g; g != nil {
+		g.open(s.recent)
+	}
 }
 
 // hasWork reports whether a group should be written now. Store.mu is held.
@@ -141,13 +150,9 @@ func (s *Store) commitAndRelease(g *group) (more bool) {
 	defer s.mu.Unlock()
 	if err == nil {
 		g.reset()
-		switch {
-		case g.large && s.filling == nil:
-			s.filling = newGroup(s.limits.table, s.limits.body)
-		case g.large:
-		case s.filling == nil:
-			s.filling = g
-		default:
+		if s.filling == nil {
+			s.fill(g)
+		} else {
 			s.spare = g
 		}
 		if s.wantsMarker() {

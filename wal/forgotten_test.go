@@ -54,6 +54,8 @@ func TestEmptyQueuesAreForgotten(t *testing.T) {
 	if err := s.Checkpoint(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// The frames that are kept in memory grow to their bound meanwhile.
+	heap := func() int64 { return heap() - s.recent.Bytes() }
 	before := heap()
 	round(1, n, used)
 	if left := heap() - before; left > 1<<20 {

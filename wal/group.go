@@ -2,7 +2,6 @@ package wal
 
 import (
 	"sync"
-	"unsafe"
 
 	"github.com/mtawal/mtawal/segment"
 )
@@ -11,7 +10,8 @@ import (
 // durable write. Places in it are given under Store.mu; callers encode into their
 // places outside the lock.
 type group struct {
-	table    []byte // the frame's header, then records; len grows, memory stays
+	slab     *segment.Slab // that both lie in; nil: large
+	table    []byte        // the frame's header, then records; len grows, memory stays
 	body     []byte
 	records  uint32
 	tickets  []*ticket
@@ -20,7 +20,6 @@ type group struct {
 	placed   int64 // bytes of batches that have a place in it
 	nudge    bool  // it moves the position of the log for whoever waits in nudge
 	encoding sync.WaitGroup
-	large    bool // made for one batch that is larger than others
 }
 
 // Sizes of a group's buffers. What a batch needs beyond them is made for it.
@@ -54,19 +53,31 @@ func limitsFor(frameMax int64) groupLimits {
 	return l
 }
 
-func newGroup(table, body int) *group {
-	return &group{
-		table: aligned(table + segment.AlignmentMin)[:segment.FrameHeaderSize],
-		body:  aligned(body + segment.AlignmentMin)[:0],
+// room is what a frame of an ordinary group may take, with what it is padded by.
+func (l *groupLimits) room() segment.Room {
+	return segment.Room{Table: l.table + segment.AlignmentMin, Body: l.body + segment.AlignmentMin}
+}
+
+// open gives an ordinary group that is empty the memory for its frame. Store.mu is held, and no
+// other group is filling.
+func (g *group) open(r *segment.Recent) {
+	g.slab, g.table, g.body = r.Next()
+	g.table = g.table[:segment.FrameHeaderSize]
+}
+
+// seal ends the filling of a group: another may be opened. Store.mu is held.
+func (g *group) seal(r *segment.Recent) {
+	if g.slab != nil {
+		g.table, g.body = r.Take(g.slab, g.table, g.body)
 	}
 }
 
-// aligned returns n bytes that begin at a multiple of the alignment, as direct I/O
-// wants them.
-func aligned(n int) []byte {
-	b := make([]byte, n+segment.AlignmentMin)
-	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (segment.AlignmentMin - 1)
-	return b[skip : skip+n : skip+n]
+// largeGroup has memory of its own.
+func largeGroup(table, body int) *group {
+	return &group{
+		table: segment.Aligned(table + segment.AlignmentMin)[:segment.FrameHeaderSize],
+		body:  segment.Aligned(body + segment.AlignmentMin)[:0],
+	}
 }
 
 // fits reports whether so much more fits in.
@@ -77,9 +88,9 @@ func (g *group) fits(table, body int) bool {
 
 func (g *group) empty() bool { return len(g.tickets) == 0 }
 
-// reset makes the group ready to be filled again.
+// reset makes the group ready to be opened again.
 func (g *group) reset() {
-	g.table, g.body = g.table[:segment.FrameHeaderSize], g.body[:0]
+	g.slab, g.table, g.body = nil, nil, nil
 	g.records, g.placed, g.nudge = 0, 0, false
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]

@@ -145,6 +145,9 @@ func (s *Store) resume(r *recovered) error {
 	}
 	opt := s.opt.journal(int64(s.dir.Block()))
 	opt.Room = s.roomForSegment
+	s.limits = limitsFor(journal.FrameMax(opt.SegmentSize, int64(s.dir.Block())))
+	s.recent = segment.NewRecent(s.limits.room())
+	opt.Recent = s.recent
 	if r.newest != nil {
 		s.folds.size.Store(r.newest.Size)
 	}
@@ -153,7 +156,6 @@ func (s *Store) resume(r *recovered) error {
 		return err
 	}
 	s.log, s.table = log, r.table
-	s.limits = limitsFor(log.FrameMax())
 	s.opt.MaxMessage = min(s.opt.MaxMessage, s.limits.message)
 	s.nextID = max(s.table.Lease, 1)
 	if r.found.CutSize > 0 {
@@ -173,8 +175,8 @@ func (s *Store) resume(r *recovered) error {
 		return errors.Join(err, log.Close())
 	}
 	s.buildQueues()
-	s.filling = newGroup(s.limits.table, s.limits.body)
-	s.spare = newGroup(s.limits.table, s.limits.body)
+	s.fill(new(group))
+	s.spare = new(group)
 	s.folds.init(s, r)
 	s.floor.init(s.opt.now(), s.workQueue())
 	s.table.Observer = s
@@ -234,7 +236,7 @@ func (s *Store) writeOpen(r *recovered) error {
 	}
 	info := segment.OpenInfo{Cut: r.found.CutSize, Clean: r.clean(), Warm: r.warm(), InDoubt: int64(len(refs))}
 	d := journal.Draft{Kind: segment.Open, Records: 1, Lease: s.nextID + leaseBlock,
-		Table: aligned(openRoom)[:segment.FrameHeaderSize+segment.OpenSize]}
+		Table: segment.Aligned(openRoom)[:segment.FrameHeaderSize+segment.OpenSize]}
 	segment.PutOpen(d.Table[segment.FrameHeaderSize:], segment.FrameHeaderSize, info)
 	frameMax := int(min(s.log.FrameMax()-1024, segment.TableMax))
 	// What does not fit into the Open frame goes into data frames behind it, before

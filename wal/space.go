@@ -214,7 +214,7 @@ func (s *Store) nudgeFull() error {
 	if !wanted {
 		return nil
 	}
-	d := journal.Draft{Kind: segment.Marker, Table: aligned(2 * segment.AlignmentMin)[:segment.FrameHeaderSize], Lease: s.leased, Spare: true}
+	d := journal.Draft{Kind: segment.Marker, Table: segment.Aligned(2 * segment.AlignmentMin)[:segment.FrameHeaderSize], Lease: s.leased, Spare: true}
 	h, err := s.log.Append(&d)
 	s.mu.Lock()
 	defer s.mu.Unlock()

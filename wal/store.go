@@ -78,6 +78,7 @@ type Store struct {
 	staged    int                  // of them by Stage, and not over
 	filling   *group
 	spare     *group
+	recent    *segment.Recent // frames in memory: those that fill, and those written last
 	committer committer
 	roomy     *sync.Cond // on mu: filling has room again, or the store ends
 	phase     phase

@@ -125,7 +125,9 @@ type File interface {
 	io.WriterAt
 	// WriteDurable writes the buffers one behind the other at off. nil: these bytes,
 	// and the metadata to find them, survive a power cut. It says nothing about bytes
-	// that other calls wrote. An interrupted or short write is continued inside.
+	// that other calls wrote. An interrupted or short write is continued inside. Whole blocks, at the
+	// start of one, from memory that is aligned to Alignment, go past the page cache where that
+	// can be; reads and mappings see them all the same. The buffers must not change meanwhile.
 	WriteDurable(off int64, bufs ...[]byte) error
 	// ReadUncached reads from the device, not from the page cache, where the
 	// platform can; elsewhere it is ReadAt.

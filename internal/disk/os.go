@@ -69,8 +69,9 @@ func makeDirs(path string) error {
 
 // osFile is an open file.
 type osFile struct {
-	f    *os.File // its name is the path
-	name string
+	f      *os.File // its name is the path
+	name   string
+	direct direct
 }
 
 func (o *osFile) Name() string { return o.name }
@@ -93,6 +94,9 @@ func (o *osFile) WriteAt(p []byte, off int64) (int, error) {
 func (o *osFile) WriteDurable(off int64, bufs ...[]byte) error {
 	if off < 0 { // to pwritev2, -1 is the file's position
 		return o.err("write durably", fs.ErrInvalid)
+	}
+	if tried, err := o.direct.writeDurable(o.f, off, bufs); tried {
+		return o.err("write durably", err)
 	}
 	return o.err("write durably", writeDurable(o.f, off, bufs))
 }
@@ -158,7 +162,7 @@ func (o *osFile) Exclusive() (bool, error) {
 	return ok, o.err("stat", err)
 }
 
-func (o *osFile) Close() error { return o.err("close", o.f.Close()) }
+func (o *osFile) Close() error { return o.err("close", errors.Join(o.direct.close(), o.f.Close())) }
 
 func (o *osFile) Map(length int64) (Mapping, error)         { return o.mapFile(length, mmap.RDONLY) }
 func (o *osFile) MapWritable(length int64) (Mapping, error) { return o.mapFile(length, mmap.RDWR) }

@@ -89,18 +89,14 @@ const directAlign = 4096
 // readUncached reads through a second descriptor with O_DIRECT: dropping the
 // pages instead does nothing while the file is mapped.
 func readUncached(f *os.File, p []byte, off int64) (int, error) {
-	var direct int
-	err := withFd(f, func(fd int) (err error) {
-		direct, err = unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-		return err
-	})
+	direct, err := reopenDirect(f, unix.O_RDONLY)
 	if errors.Is(err, fs.ErrClosed) {
 		return 0, err
 	}
 	if err != nil {
 		return readDropped(f, p, off) // no O_DIRECT on this file system, or no /proc
 	}
-	defer unix.Close(direct)
+	defer direct.Close()
 	buf := alignedBuffer(int(min(int64(len(p))+2*directAlign, 1<<20)))
 	done := 0
 	for done < len(p) {
@@ -108,8 +104,8 @@ func readUncached(f *os.File, p []byte, off int64) (int, error) {
 		skip := int(at % directAlign)
 		want := min((skip+len(p)-done+directAlign-1)/directAlign*directAlign, len(buf))
 		n := 0
-		err := retry(func() (err error) {
-			n, err = unix.Pread(direct, buf[:want], at-int64(skip))
+		err := withFd(direct, func(fd int) (err error) {
+			n, err = unix.Pread(fd, buf[:want], at-int64(skip))
 			return err
 		})
 		if err == unix.EINVAL { // it asks for more than directAlign

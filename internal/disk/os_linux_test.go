@@ -147,6 +147,11 @@ func mount(t *testing.T, kind, source, options string) *osDir {
 		t.Skipf("can't mount %s: %v %s", kind, err, out)
 	}
 	t.Cleanup(func() { ok(t, unix.Unmount(at, 0)) })
+	return openDir(t, at)
+}
+
+func openDir(t *testing.T, at string) *osDir {
+	t.Helper()
 	d, err := OS().OpenDir(filepath.Join(at, "store"), true)
 	ok(t, err)
 	t.Cleanup(func() { ok(t, d.Close()) })
@@ -291,5 +296,73 @@ func TestRetry(t *testing.T) {
 	})
 	if n != 3 || err != unix.EIO {
 		t.Error(n, err)
+	}
+}
+
+// A durable write past the page cache is seen by every way of reading, though the pages were
+// in the cache and mapped; what is not aligned, or refused, goes through the cache.
+func TestDirectWrites(t *testing.T) {
+	for name, dir := range map[string]func(t *testing.T) *osDir{
+		"here":  func(t *testing.T) *osDir { return openDir(t, t.TempDir()) },
+		"tmpfs": func(t *testing.T) *osDir { return mount(t, "tmpfs", "none", "size=4m") },
+		"ext4":  func(t *testing.T) *osDir { return mountImage(t, "ext4", 8<<20) },
+		"xfs":   func(t *testing.T) *osDir { return mountImage(t, "xfs", 320<<20) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := dir(t)
+			f, err := d.Create("a")
+			ok(t, err)
+			defer f.Close()
+			const size = 256 << 10
+			ok(t, f.Allocate(size))
+			want := bytes.Repeat([]byte{1}, size)
+			_, err = f.WriteAt(want, 0)
+			ok(t, err)
+			ok(t, f.Sync())
+			m, err := f.Map(size)
+			ok(t, err)
+			defer m.Close()
+			seen := func(when string) {
+				t.Helper()
+				got := make([]byte, size)
+				if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: a read does not see what was written (%v)", when, err)
+				}
+				ok(t, m.Populate(0, size))
+				if !bytes.Equal(m.Bytes(), want) {
+					t.Errorf("%s: the mapping does not show what was written", when)
+				}
+				if _, err := f.ReadUncached(got, 0); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%s: the device does not have what was written (%v)", when, err)
+				}
+			}
+			seen("at first")
+			buf := alignedBuffer(32 << 10)
+			for i := range 6 {
+				b := buf[:8<<10+i*4096]
+				for j := range b {
+					b[j] = byte(i + 2)
+				}
+				at := i * 40 << 10
+				copy(want[at:], b)
+				if i == 4 {
+					f.(*osFile).direct.refused = true
+				}
+				ok(t, f.WriteDurable(int64(at), b[:512], b[512:])) // as a frame's table and bodies
+				seen(fmt.Sprint("write ", i))
+			}
+			copy(want[100:], "not aligned")
+			ok(t, f.WriteDurable(100, []byte("not aligned")))
+			seen("not aligned")
+			direct := f.(*osFile).direct.f != nil
+			t.Logf("past the page cache: %v", direct)
+			if (name == "ext4" || name == "xfs") && !direct {
+				t.Error("nothing was written past the page cache")
+			}
+			ok(t, f.Close())
+			if err := f.WriteDurable(0, buf); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("after Close: %v", err)
+			}
+		})
 	}
 }

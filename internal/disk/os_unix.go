@@ -189,7 +189,11 @@ func (d *osDir) Create(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f: f, name: name}, nil
+	return d.file(f, name), nil
+}
+
+func (d *osDir) file(f *os.File, name string) *osFile {
+	return &osFile{f: f, name: name, direct: direct{wanted: !d.cow}}
 }
 
 func (d *osDir) create(name string) (*os.File, error) {
@@ -214,7 +218,7 @@ func (d *osDir) Open(name string, write bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f: f, name: name}, nil
+	return d.file(f, name), nil
 }
 
 func (d *osDir) open(name string, write bool) (*os.File, error) {

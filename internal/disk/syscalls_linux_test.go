@@ -23,6 +23,7 @@ func TestTraced(t *testing.T) {
 	f, err := d.Create("a")
 	ok(t, err)
 	ok(t, f.WriteDurable(0, []byte("one"), []byte("two")))
+	ok(t, f.WriteDurable(4096, alignedBuffer(8192)))
 	ok(t, d.Sync())
 	ok(t, f.Sync())
 	ok(t, f.Close())
@@ -68,6 +69,8 @@ func TestBarriers(t *testing.T) {
 		`fsync\(\d+<BASE/x>\) += 0`,
 		`openat\(.*<BASE/x/y>, "a", .*O_CREAT\|O_EXCL`,
 		`pwritev2\(\d+<BASE/x/y/a>, .*"one".*"two".*, 0, RWF_DSYNC\) = 6`,
+		`openat\(.*"/proc/self/fd/\d+", .*O_DIRECT.* = \d+<BASE/x/y/a>`,
+		`pwritev2\(\d+<BASE/x/y/a>, .*, 4096, RWF_DSYNC\) = 8192`,
 		`fsync\(\d+<BASE/x/y>\) += 0`,
 		`fsync\(\d+<BASE/x/y/a>\) += 0`,
 		// A run that found the directory there can't know whether it is durable.
