@@ -5,7 +5,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 	"github.com/mtawal/mtawal/state"

@@ -167,7 +167,7 @@ func (c *claim) read() (*Delivery, error) {
 		d.EnqueuedAt, d.ExpiresAt = segment.Time(e.EnqueuedAt), segment.Time(e.ExpiresAt)
 		next := 0
 		m.recipients(int(c.rcpts[0].index), int(c.rcpts[len(c.rcpts)-1].index), func(i int, address, note []byte) {
-			if i == int(c.rcpts[next].index) {
+			if next < len(c.rcpts) && i == int(c.rcpts[next].index) {
 				next++
 				d.Recipients = append(d.Recipients, Slot{Index: i, Address: string(address), Note: append([]byte(nil), note...)})
 			}
