@@ -1,40 +1,38 @@
-// Bench measures mtawal beside a peer and beside the physical floor: bare loops that
+// Bench measures mtawal beside its peers and beside the physical floor: bare loops that
 // make the same bytes durable and do nothing else. See README.md for the method and for
 // what the numbers do not say.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/mtawal/mtawal/bench/load"
+	"github.com/mtawal/mtawal/bench/measure"
+	"github.com/mtawal/mtawal/bench/report"
+	"github.com/mtawal/mtawal/bench/system"
 )
 
-// config is what the flags say.
-type config struct {
-	dir      string
-	quick    bool
-	json     bool
-	only     *regexp.Regexp
-	rounds   int
-	recovery []int
-}
-
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == childArg {
-		if err := child(os.Args[2:]); err != nil {
+	if len(os.Args) > 1 && os.Args[1] == load.ChildArg {
+		if err := load.Child(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "bench child:", err)
 			os.Exit(1)
 		}
 		return
 	}
-	c, err := parse(os.Args[1:])
+	o, err := parse(os.Args[1:])
 	if err == nil {
-		err = run(c)
+		err = run(o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -42,93 +40,117 @@ func main() {
 	}
 }
 
-func parse(args []string) (c config, err error) {
-	f := flag.NewFlagSet("bench", flag.ExitOnError)
-	f.StringVar(&c.dir, "dir", "", "directory to work in; a new one is made in it and removed (default: the current one)")
-	f.BoolVar(&c.quick, "quick", false, "fewer rounds, recovery of 100,000 messages: under a minute")
-	f.BoolVar(&c.json, "json", false, "print a JSON report instead of tables")
-	f.IntVar(&c.rounds, "rounds", 0, "rounds (default 7, quick 3)")
-	only := f.String("only", "", "run only rows whose \"workload/system\" matches this regular expression")
-	pending := f.String("pending", "", "comma-separated numbers of pending messages for recovery (default 1000000, quick 100000; 10000000 takes 11 GB of disk a system)")
+// options are the flags.
+type options struct {
+	load.Config
+	json   bool
+	report string // directory of report.html and report.json; empty: none
+}
+
+func parse(args []string) (o options, err error) {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&o.Dir, "dir", "", "directory to work in; a new one is made in it and removed (default: the current one)")
+	f.BoolVar(&o.Quick, "quick", false, "few workloads, short rounds: under a minute")
+	f.BoolVar(&o.Full, "full", false, "all sizes with all producers, every system at every backlog: hours")
+	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of tables")
+	f.StringVar(&o.report, "report", ".", "directory for report.html and report.json; empty: do not write them")
+	f.IntVar(&o.Rounds, "rounds", 0, "rounds of what takes turns (default 3, quick 2)")
+	f.DurationVar(&o.Round, "round", 0, "how long a system's turn lasts at most (default 400ms, quick 200ms)")
+	only := f.String("only", "", "run only what matches this regular expression as \"workload/system\", such as steady or /mtawal")
+	pending := f.String("pending", "", "comma-separated numbers of pending messages for recovery (default 100000,1000000, quick 100000; 10000000 takes 11 GB of disk a system)")
+	steady := f.Float64("steady", 0, "GiB of payload of a steady run (default 1, quick 0.125)")
+	f.IntVar(&o.Deferred, "deferred", 0, "messages that are retried in a steady run (default 50000, quick 5000)")
 	if err := f.Parse(args); err != nil {
-		return c, err
+		return o, err
 	}
-	if c.only, err = regexp.Compile(*only); err != nil {
-		return c, fmt.Errorf("--only: %w", err)
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("%q is not understood", f.Args())
 	}
-	if c.rounds == 0 {
-		c.rounds = 7
-		if c.quick {
-			c.rounds = 3
+	if o.Only, err = regexp.Compile(*only); err != nil {
+		return o, fmt.Errorf("--only: %w", err)
+	}
+	set := func(v *int, normal, quick int) {
+		if *v == 0 {
+			*v = normal
+			if o.Quick {
+				*v = quick
+			}
 		}
 	}
+	set(&o.Rounds, 3, 2)
+	set(&o.Deferred, 50_000, 5000)
+	if o.Round == 0 {
+		o.Round = 400 * time.Millisecond
+		if o.Quick {
+			o.Round = 200 * time.Millisecond
+		}
+	}
+	if *steady == 0 {
+		*steady = 1
+		if o.Quick {
+			*steady = 0.125
+		}
+	}
+	o.Steady = int64(*steady * (1 << 30))
 	if *pending == "" {
-		*pending = "1000000"
-		if c.quick {
+		*pending = "100000,1000000"
+		if o.Quick {
 			*pending = "100000"
 		}
 	}
 	for n := range strings.SplitSeq(*pending, ",") {
 		v, err := strconv.Atoi(n)
 		if err != nil || v < 1 {
-			return c, fmt.Errorf("--pending: %q is not a number of messages", n)
+			return o, fmt.Errorf("--pending: %q is not a number of messages", n)
 		}
-		c.recovery = append(c.recovery, v)
+		o.Pending = append(o.Pending, v)
 	}
-	return c, nil
+	o.Backlog = 20_000
+	o.Systems, o.Out = system.All(), os.Stdout
+	return o, nil
 }
 
-func run(c config) (err error) {
-	if c.dir == "" {
-		c.dir = "."
+func run(o options) (err error) {
+	if o.Dir == "" {
+		o.Dir = "."
 	}
-	work, err := os.MkdirTemp(c.dir, "mtawal-bench-")
-	if err != nil {
+	if o.Dir, err = os.MkdirTemp(o.Dir, "mtawal-bench-"); err != nil {
 		return err
 	}
-	defer func() {
-		if rerr := os.RemoveAll(work); err == nil {
-			err = rerr
-		}
-	}()
-	if work, err = filepath.Abs(work); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return err
 	}
-	c.dir = work
-	r := report{Environment: environment(work)}
-	if !c.json {
-		r.Environment.print(os.Stdout)
+	start := time.Now()
+	r := &report.Report{Environment: measure.Environment(o.Dir), Command: os.Args[1:], Systems: describe(o.Systems, o.Dir)}
+	o.Report = r
+	if o.json {
+		o.Out = io.Discard
 	}
-	for _, w := range throughputs(c) {
-		t, err := w.run(c)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-		if len(t.Rows) == 0 {
-			continue
-		}
-		r.Throughput = append(r.Throughput, t)
-		if !c.json {
-			t.print(os.Stdout)
-		}
-	}
-	for _, n := range c.recovery {
-		t, err := recovery(c, n)
-		if err != nil {
-			return fmt.Errorf("recovery of %d: %w", n, err)
-		}
-		if len(t.Rows) == 0 {
-			continue
-		}
-		r.Recovery = append(r.Recovery, t)
-		if !c.json {
-			t.print(os.Stdout)
-		}
-	}
-	if c.json {
+	r.PrintHead(o.Out)
+	runErr := load.Run(&o.Config)
+	r.Took = time.Since(start).Round(time.Second).String()
+	if o.json {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(r)
+		if err := e.Encode(r); err != nil {
+			return err
+		}
 	}
-	return nil
+	if o.report != "" {
+		if err := r.WriteFiles(o.report); err != nil {
+			return err
+		}
+		fmt.Fprintf(o.Out, "\n%s; wrote %s\n", r.Took, filepath.Join(o.report, "report.html"))
+	}
+	return runErr
+}
+
+// describe is what the report says of the systems.
+func describe(specs []system.Spec, dir string) (list []report.System) {
+	modules := measure.Environment(dir).Modules
+	for _, s := range specs {
+		list = append(list, report.System{Name: s.Name, Version: modules[s.Module], Durable: s.Durable, Queue: s.Queue, Floor: s.Floor})
+	}
+	return list
 }

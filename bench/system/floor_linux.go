@@ -1,26 +1,42 @@
-package main
+package system
 
 import (
-	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// floorSize is the length of the file that a floor writes round and round: zeros that
+// FloorSize is the length of the file that a floor writes round and round: zeros that
 // were written once, as recycled segments are.
-const floorSize = 256 << 20
+const FloorSize = 128 << 20
 
-var floors = []maker{
-	{name: "bare O_DIRECT|O_DSYNC", durable: "O_DIRECT|O_DSYNC write", floor: true, open: openBare(direct, 1)},
-	{name: "bare RWF_DSYNC", durable: "pwritev2(RWF_DSYNC)", floor: true, open: openBare(buffered, 1)},
-	{name: "bare mapping + msync", durable: "msync(MS_SYNC)", floor: true, open: openBare(mapped, 1)},
-	// Each commit writes a whole folio, up to 2 MiB: a few tell enough, more would slow the rest down.
-	{name: "bare mapping, large folios", durable: "msync(MS_SYNC)", floor: true, most: 300, open: openBare(mapped, 256)},
-	{name: "bare group, RWF_DSYNC", durable: "pwritev2(RWF_DSYNC)", floor: true, open: openGroup(buffered)},
-	{name: "bare group, O_DIRECT", durable: "O_DIRECT|O_DSYNC write", floor: true, open: openGroup(direct)},
+// The floors: one writer that makes as many bytes durable as mtawal does for a message, and a group
+// commit that does nothing else.
+var (
+	FloorDirect   = floor("bare O_DIRECT|O_DSYNC", "O_DIRECT|O_DSYNC write", openBare(direct, 1))
+	FloorBuffered = floor("bare RWF_DSYNC", "pwritev2(RWF_DSYNC)", openBare(buffered, 1))
+	FloorMapped   = floor("bare mapping + msync", "msync(MS_SYNC), folios of one page", openBare(mapped, 1))
+	// Each commit writes a whole folio, up to 2 MiB.
+	FloorMappedLarge   = floor("bare mapping, large folios", "msync(MS_SYNC), folios as large as the kernel makes them", openBare(mapped, 256))
+	FloorGroupBuffered = group("bare group, RWF_DSYNC", "pwritev2(RWF_DSYNC)", openGroup(buffered))
+	FloorGroupDirect   = group("bare group, O_DIRECT", "O_DIRECT|O_DSYNC write", openGroup(direct))
+)
+
+var floors = []Spec{FloorDirect, FloorBuffered, FloorMapped, FloorMappedLarge, FloorGroupBuffered, FloorGroupDirect}
+
+type opener func(dir string, o Options) (System, error)
+
+func floor(name, durable string, open opener) Spec {
+	return Spec{Name: name, Durable: durable, Queue: "none: bytes are made durable, no more", Floor: true, Open: open}
+}
+
+func group(name, durable string, open opener) Spec {
+	s := floor(name, durable, open)
+	s.Group = true
+	return s
 }
 
 // way is how bytes reach the device.
@@ -39,25 +55,40 @@ type appender struct {
 	mem  []byte
 	off  int64
 	name string
+	size int64
 }
 
 // newAppender fills the file in writes of so many pages: where the kernel has large
-// folios, their size follows that of the write.
-func newAppender(dir string, w way, pages int) (*appender, error) {
-	a := &appender{way: w, name: dir + "/floor"}
-	f, err := os.OpenFile(a.name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// folios, their size follows that of the write. A file that is there is used again.
+func newAppender(dir string, w way, pages int, o Options) (_ *appender, err error) {
+	a := &appender{way: w, name: filepath.Join(dir, "floor"), size: o.FloorSize}
+	if a.size == 0 {
+		a.size = FloorSize
+	}
+	f, err := os.OpenFile(a.name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	a.file = f
-	zeros := make([]byte, pages*4096)
-	for off := int64(0); off < floorSize; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros, off); err != nil {
+	defer func() {
+		if err != nil {
+			_ = a.file.Close()
+		}
+	}()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size() != a.size {
+		zeros := make([]byte, pages*4096)
+		for off := int64(0); off < a.size; off += int64(len(zeros)) {
+			if _, err := f.WriteAt(zeros, off); err != nil {
+				return nil, err
+			}
+		}
+		if err := f.Sync(); err != nil {
 			return nil, err
 		}
-	}
-	if err := f.Sync(); err != nil {
-		return nil, err
 	}
 	switch w {
 	case direct:
@@ -66,14 +97,14 @@ func newAppender(dir string, w way, pages int) (*appender, error) {
 		}
 		a.file, err = os.OpenFile(a.name, os.O_WRONLY|unix.O_DIRECT|unix.O_DSYNC, 0)
 	case mapped:
-		a.mem, err = unix.Mmap(int(f.Fd()), 0, floorSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		a.mem, err = unix.Mmap(int(f.Fd()), 0, int(a.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	}
 	return a, err
 }
 
 // write writes b, whole pages at a page's start.
 func (a *appender) write(b []byte) error {
-	if a.off+int64(len(b)) > floorSize {
+	if a.off+int64(len(b)) > a.size {
 		a.off = 0
 	}
 	off := a.off
@@ -120,24 +151,32 @@ type bare struct {
 	buf []byte
 }
 
-func openBare(w way, pages int) func(string, shape) (system, error) {
-	return func(dir string, s shape) (system, error) {
-		a, err := newAppender(dir, w, pages)
+func openBare(w way, pages int) opener {
+	return func(dir string, o Options) (System, error) {
+		a, err := newAppender(dir, w, pages, o)
 		if err != nil {
 			return nil, err
 		}
-		return &bare{a: a, buf: aligned(s.frame)}, nil
+		return &bare{a: a, buf: aligned(4096)}, nil
 	}
 }
 
-func (b *bare) Enqueue(_ int, body []byte) error {
+// headRoom is what mtawal has in front of a body: the frame's header and a record.
+const headRoom = 512
+
+func (b *bare) Enqueue(m Message) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	copy(b.buf[len(b.buf)-len(body):], body)
+	n := (len(m.Body) + headRoom + 4095) &^ 4095
+	if cap(b.buf) < n {
+		b.buf = aligned(n)
+	}
+	b.buf = b.buf[:n]
+	copy(b.buf[n-len(m.Body):], m.Body)
 	return b.a.write(b.buf)
 }
 
-func (b *bare) Reset() error { return nil }
+func (b *bare) Clear() error { return nil }
 func (b *bare) Close() error { return b.a.close() }
 
 // groupLoop is a group commit and nothing else: no records, no checksums, no queues.
@@ -162,9 +201,9 @@ type batch struct {
 
 const groupMax = 4 << 20
 
-func openGroup(w way) func(string, shape) (system, error) {
-	return func(dir string, _ shape) (system, error) {
-		a, err := newAppender(dir, w, 1)
+func openGroup(w way) opener {
+	return func(dir string, o Options) (System, error) {
+		a, err := newAppender(dir, w, 1, o)
 		if err != nil {
 			return nil, err
 		}
@@ -183,7 +222,8 @@ func (g *groupLoop) poke() {
 	}
 }
 
-func (g *groupLoop) Enqueue(_ int, body []byte) error {
+func (g *groupLoop) Enqueue(m Message) error {
+	body := m.Body
 	g.mu.Lock()
 	for g.filling == nil || len(g.filling.buf)+len(body) > groupMax {
 		g.roomy.Wait()
@@ -222,14 +262,11 @@ func (g *groupLoop) run() {
 			g.spare = next
 			g.roomy.Broadcast()
 			g.mu.Unlock()
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "bench: floor:", err)
-			}
 		}
 	}
 }
 
-func (g *groupLoop) Reset() error { return nil }
+func (g *groupLoop) Clear() error { return nil }
 
 func (g *groupLoop) Close() error {
 	g.mu.Lock()

@@ -1,4 +1,4 @@
-package main
+package measure
 
 import (
 	"fmt"
@@ -18,4 +18,15 @@ func deviceOf(dir string) (string, bool) {
 		return "", false
 	}
 	return fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))), true
+}
+
+func blocks(i os.FileInfo) int64 {
+	if st, ok := i.Sys().(*syscall.Stat_t); ok {
+		return int64(st.Blocks) * 512
+	}
+	return i.Size()
+}
+
+func dropFile(f *os.File) error {
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }

@@ -1,4 +1,6 @@
-package main
+// Package measure is what is read off the machine: latencies, bytes that reach the device,
+// disk use, memory, and what the machine is.
+package measure
 
 import (
 	"fmt"
@@ -7,17 +9,17 @@ import (
 	"strings"
 )
 
-// counter counts the bytes that a block device was given, by whomever.
-type counter struct {
-	what string
-	read func() float64
+// Counter counts the bytes that a block device was given, by whomever.
+type Counter struct {
+	What string // where the kernel says so
+	Read func() float64
 }
 
 const sectorSize = 512 // of the kernel's counters, whatever the device's is
 
-// counterFor finds the device below a directory. Where there is none to be seen, it
+// CounterFor finds the device below a directory. Where there is none to be seen, it
 // counts what this process caused to be written.
-func counterFor(dir string) *counter {
+func CounterFor(dir string) *Counter {
 	if dev, ok := deviceOf(dir); ok {
 		file := "/sys/dev/block/" + dev + "/stat"
 		read := func() float64 {
@@ -33,15 +35,15 @@ func counterFor(dir string) *counter {
 			return n * sectorSize
 		}
 		if read() >= 0 {
-			return &counter{file, read}
+			return &Counter{file, read}
 		}
 	}
-	return &counter{"/proc/self/io", ownBytes}
+	return &Counter{"/proc/self/io", OwnBytes}
 }
 
-// ownBytes is what this process caused to be written, in pages that it made dirty or
+// OwnBytes is what this process caused to be written, in pages that it made dirty or
 // wrote directly: -1 where the system does not tell.
-func ownBytes() float64 {
+func OwnBytes() float64 {
 	b, err := os.ReadFile("/proc/self/io")
 	if err != nil {
 		return -1

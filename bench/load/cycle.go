@@ -1,0 +1,52 @@
+package load
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mtawal/mtawal/bench/system"
+)
+
+// cycles is what an MTA does with a message: enqueue; for each recipient claim the oldest that there
+// is, read it, mark it used. With one recipient two durable steps, with five six.
+func cycles(c *Config) (list []Workload) {
+	add := func(s size, producers, recipients int) {
+		w := rate{group: "cycle", producers: producers, size: s, recipients: recipients, want: isQueue, do: cycle,
+			title: fmt.Sprintf("enqueue, claim, used: %s, %d producers", s.name, producers)}
+		if recipients > 1 {
+			w.title += fmt.Sprintf(", %d recipients", recipients)
+			w.group = "cycle of several recipients"
+		}
+		list = append(list, Workload{w.title, w.run})
+	}
+	if c.Quick {
+		add(size4K, 64, 1)
+		return list
+	}
+	for _, n := range []int{1, 8, 64, 256} {
+		add(size4K, n, 1)
+	}
+	add(size4K, 64, 5)
+	add(sizeMail, 64, 1)
+	return list
+}
+
+func cycle(sys system.System, m system.Message) error {
+	q := sys.(system.Queue)
+	if err := q.Enqueue(m); err != nil {
+		return err
+	}
+	for range m.Recipients {
+		j, err := q.Claim(context.Background())
+		if err != nil {
+			return err
+		}
+		if err := j.Read(system.Touch); err != nil {
+			return err
+		}
+		if err := j.Used(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
