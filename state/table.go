@@ -490,15 +490,22 @@ func (t *Table) ForEachExtent(fn func(*Extent)) {
 
 // ForEach calls fn with the slot of each message, in the order of slots: that of IDs
 // where a checkpoint was loaded and nothing died since.
-func (t *Table) ForEach(fn func(slot uint32)) {
-	for i, chunk := range t.slab {
+func (t *Table) ForEach(fn func(slot uint32)) { t.ForEachFrom(0, t.Slots(), fn) }
+
+// ForEachFrom is ForEach for about so many slots from one on, whatever is in them. It returns
+// the slot to go on at, which is Slots at the end.
+func (t *Table) ForEachFrom(slot, most uint32, fn func(slot uint32)) (next uint32) {
+	i, end := slot/slabSize, min((slot+most+slabSize-1)/slabSize, uint32(len(t.slab)))
+	for ; i < end; i++ {
+		chunk := t.slab[i]
 		if chunk == nil {
 			continue
 		}
 		for j := range chunk {
 			if chunk[j].flags&msgThere != 0 {
-				fn(uint32(i*slabSize + j))
+				fn(i*slabSize + uint32(j))
 			}
 		}
 	}
+	return i * slabSize
 }

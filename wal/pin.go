@@ -7,37 +7,48 @@ import (
 	"github.com/mtawal/mtawal/state"
 )
 
-// oldest remembers the oldest message that is not dead. Looking for it means looking at
-// every message, so that is done at most once a second; until then it is the last one found.
+// oldest remembers the oldest message that is not dead. Looking for it means looking at every
+// message, so each call looks at a bounded part; until that is done it is the one before.
 type oldest struct {
-	slot   uint32
-	looked time.Time
-	pin    mailq.Pin
+	slot uint32
+	pin  mailq.Pin
+
+	next  uint32 // slot at which the look goes on; 0: none is under way
+	best  uint32
+	order uint64 // of the best so far, 0 for none
 }
 
-func (o *oldest) at(t *state.Table, now time.Time) mailq.Pin {
+// oldestStep is how many slots one call looks at: well below a millisecond.
+const oldestStep = 1 << 17
+
+func (o *oldest) at(t *state.Table) mailq.Pin {
 	if t.Messages() == 0 {
-		o.pin = mailq.Pin{}
+		*o = oldest{}
 		return o.pin
 	}
-	known := o.pin.ID != 0
-	if known && t.Lives(o.slot, uint64(o.pin.ID)) || known && now.Sub(o.looked) < time.Second {
+	if o.pin.ID != 0 && t.Lives(o.slot, uint64(o.pin.ID)) {
 		return o.pin
 	}
-	o.looked = now
-	first := uint64(1<<64 - 1)
-	t.ForEach(func(slot uint32) {
-		if m := t.Msg(slot); m.Order() < first {
-			first, o.slot = m.Order(), slot
-			o.pin = mailq.Pin{Kind: mailq.PinMessage, ID: ID(m.ID), Since: time.Unix(int64(m.Enqueued), 0)}
+	o.next = t.ForEachFrom(o.next, oldestStep, func(slot uint32) {
+		// The best may have gone meanwhile, and its slot have another: that one is younger than all.
+		if order := t.Msg(slot).Order(); o.order == 0 || order < o.order {
+			o.best, o.order = slot, order
 		}
 	})
+	if o.next < t.Slots() {
+		return o.pin
+	}
+	if o.order != 0 && t.Lives(o.best, 0) && t.Msg(o.best).Order() == o.order {
+		m := t.Msg(o.best)
+		o.slot, o.pin = o.best, mailq.Pin{Kind: mailq.PinMessage, ID: ID(m.ID), Since: time.Unix(int64(m.Enqueued), 0)}
+	}
+	o.next, o.order = 0, 0
 	return o.pin
 }
 
 // oldestPin is what has kept bytes of the log for the longest time. Store.mu is held.
-func (s *Store) oldestPin(now time.Time) mailq.Pin {
-	p := s.oldest.at(s.table, now)
+func (s *Store) oldestPin() mailq.Pin {
+	p := s.oldest.at(s.table)
 	for st := range s.streams {
 		if st.first > 0 && st.staged && (p.Kind == "" || st.opened.Before(p.Since)) {
 			p = mailq.Pin{Kind: mailq.PinStaged, Since: st.opened}

@@ -27,7 +27,7 @@ func (s *Store) Stats() Stats {
 	}
 	st.Staged, st.StagedBytes = int64(s.staged), s.stagedBytes.Load()
 	now := s.opt.now()
-	st.OldestPin = s.oldestPin(now)
+	st.OldestPin = s.oldestPin()
 	st.WorkQueueFloor = s.floor.lowest(now)
 	s.mu.Unlock()
 	st.WorkQueueLength = st.Pending + st.Deferred + st.Held + st.Claimed + st.Damaged
