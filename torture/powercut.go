@@ -12,6 +12,7 @@ import (
 	"github.com/mtawal/mtawal/torture/internal/blocks"
 	"github.com/mtawal/mtawal/torture/internal/core"
 	"github.com/mtawal/mtawal/torture/internal/mail"
+	"github.com/mtawal/mtawal/torture/internal/realfs"
 )
 
 const (
@@ -141,20 +142,26 @@ func (r *rig) load(run *run, rng *rand.Rand, from *crashed, life string) (*crash
 		run.judged(r, from, life, config, v)
 		return nil, nil
 	}
-	tears := map[int64]bool{}
-	if r.kind.Name != "btrfs" { // whose map of files names no places on the disk
-		for _, x := range rec.resp.Extents {
-			for p := x.Off / blocks.PageSize; p < (x.Off+x.Len)/blocks.PageSize; p++ {
-				tears[p] = true
-			}
-		}
-	}
-	rec.tears = func(p int64) bool { return tears[p] }
+	rec.tears = r.tears(rec.resp.Extents, func(int64) bool { return true })
 	outcomes, err := r.crashes(run, rng, rec, crashesPerLoad, 0, life)
 	if err != nil || len(outcomes) == 0 {
 		return nil, err
 	}
 	return outcomes[rng.IntN(len(outcomes))], nil
+}
+
+// tears says which pages are in the store's files, and were before.
+func (r *rig) tears(extents []realfs.Extent, before func(int64) bool) func(int64) bool {
+	if r.kind.Name == "btrfs" { // whose map of files names no places on the disk
+		return func(int64) bool { return false }
+	}
+	in := map[int64]bool{}
+	for _, x := range extents {
+		for p := x.Off / blocks.PageSize; p < (x.Off+x.Len)/blocks.PageSize; p++ {
+			in[p] = before(p)
+		}
+	}
+	return func(p int64) bool { return in[p] }
 }
 
 // troubles is the verdict about a life itself.
@@ -219,7 +226,7 @@ func (r *rig) audit(run *run, rng *rand.Rand, c *crashed, of *record, depth int,
 		Dir: r.store(), Mark: r.disk.Mark, Seed: c.maker, Life: name, Config: config, Reopen: rng.IntN(4) == 0, Keyed: keyed(rng, c),
 	}
 	r.device.Insert(c.image)
-	rec := &record{from: c, config: config, tears: of.tears}
+	rec := &record{from: c, config: config}
 	err = r.mounted(rng, func() (err error) {
 		rec.resp, err = r.do(q)
 		rec.events = r.device.Take()
@@ -243,6 +250,8 @@ func (r *rig) audit(run *run, rng *rand.Rand, c *crashed, of *record, depth int,
 		return false, nil
 	}
 	if depth < depthMax && rng.IntN(4) == 0 {
+		// What was a file's may be a directory's since, which does not tear.
+		rec.tears = r.tears(rec.resp.Extents, of.tears)
 		if _, err := r.crashes(run, rng, rec, innerCrashes, depth+1, name); err != nil {
 			return false, err
 		}

@@ -182,6 +182,9 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	if err := l.enqueueOne(ctx, l.Life+after); err != nil {
 		return failed("an enqueue", err)
 	}
+	if err := l.extents(); err != nil {
+		return err
+	}
 	if err := l.store.Close(); err != nil {
 		return failed("closing", err)
 	}

@@ -36,7 +36,7 @@ var kinds = []FS{
 		// so that its recovery is quick.
 		Name: "xfs", Size: 64 << 20, Shutdown: true,
 		mkfs:    []string{"mkfs.xfs", "-q", "-f", "--unsupported"},
-		options: []string{"", "noalign", "wsync"},
+		options: []string{"nouuid", "nouuid,noalign", "nouuid,wsync"}, // a finding has the UUID of its rig
 	},
 	{
 		Name: "btrfs", Size: 128 << 20,
