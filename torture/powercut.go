@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -164,6 +165,24 @@ func (r *rig) tears(extents []realfs.Extent, before func(int64) bool) func(int64
 	return func(p int64) bool { return in[p] }
 }
 
+// metadata finds the pages that held metadata of XFS at some time, by their magic numbers:
+// what is a file's in the end may have been a directory's before. ext4 gives no block of a
+// directory back.
+func metadata(events []blocks.Event) map[int64]bool {
+	magic := [][]byte{[]byte("XDB3"), []byte("XDD3"), []byte("AB3B"), []byte("AB3C"), []byte("IAB3"), []byte("FIB3"), []byte("BMA3"), []byte("IN")}
+	found := map[int64]bool{}
+	for _, e := range events {
+		for at := 0; e.Off%blocks.PageSize == 0 && at < len(e.Data); at += blocks.PageSize {
+			for _, m := range magic {
+				if bytes.HasPrefix(e.Data[at:], m) {
+					found[e.Off/blocks.PageSize+int64(at/blocks.PageSize)] = true
+				}
+			}
+		}
+	}
+	return found
+}
+
 // troubles is the verdict about a life itself.
 func troubles(resp *core.Response) *mail.Verdict {
 	v := &mail.Verdict{Silent: resp.Trouble}
@@ -196,7 +215,8 @@ func (r *rig) crashes(run *run, rng *rand.Rand, rec *record, count, depth int, n
 	}
 	places := placesIn(rec.events, rng, count)
 	h := blocks.NewHistory(rec.from.image, rec.events)
-	h.Tears = rec.tears
+	meta := metadata(rec.events)
+	h.Tears = func(p int64) bool { return !meta[p] && rec.tears(p) }
 	var outcomes []*crashed
 	err := rec.ledgers(places, func(n int, l *mail.Ledger) error {
 		if run.enough() {
