@@ -41,6 +41,7 @@ type Log struct {
 	mu       sync.Mutex
 	segments map[uint32]*segment.Segment // in the log, the tail's successor not included
 	ends     map[uint32]int64            // where the frames of a sealed segment end
+	retired  map[uint32]Info             // recycled, and still read by somebody
 
 	// Of the appending goroutine.
 	tail    *segment.Segment
@@ -67,7 +68,7 @@ type Log struct {
 func (f *Found) Resume(opt Options) (*Log, error) {
 	l := &Log{
 		dir: f.dir, uuid: f.uuid, opt: opt,
-		segments: make(map[uint32]*segment.Segment), ends: make(map[uint32]int64),
+		segments: make(map[uint32]*segment.Segment), ends: make(map[uint32]int64), retired: make(map[uint32]Info),
 		tail: f.segments[f.End.Segment()], off: f.End.Offset(), last: f.Last,
 		epoch: f.Last.Epoch + 1, total: f.Last.Total,
 	}
@@ -347,14 +348,23 @@ type Info struct {
 	Sealed  bool
 	Readers int
 	Created int64
+	Retired bool // out of the log, and its file goes when the last reader does
+
+	seg *segment.Segment
 }
 
-// Segments lists the segments of the log in order.
+// Segments lists the segments of the log in order, before them those that were recycled and
+// that somebody still reads.
 func (l *Log) Segments() []Info {
 	end := l.End()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]Info, 0, len(l.segments))
+	list := make([]Info, 0, len(l.segments)+len(l.retired))
+	for _, n := range slices.Sorted(maps.Keys(l.retired)) {
+		i := l.retired[n]
+		i.Readers = i.seg.References()
+		list = append(list, i)
+	}
 	for _, n := range slices.Sorted(maps.Keys(l.segments)) {
 		s := l.segments[n]
 		i := Info{Number: n, Size: s.Size, End: l.ends[n], Sealed: n < end.Segment(), Readers: s.References() - 1, Created: s.Created}
@@ -381,6 +391,9 @@ func (l *Log) Files() (segments int, bytes int64) {
 		segments++
 		bytes += s.Size
 	}
+	for _, i := range l.retired {
+		bytes += i.Size
+	}
 	l.mu.Unlock()
 	return segments, bytes + l.maker.bytes()
 }
@@ -396,12 +409,18 @@ func (l *Log) Recycle(dead []uint32) error {
 			s = nil
 		}
 		if s != nil {
+			l.retired[n] = Info{Number: n, Size: s.Size, End: l.ends[n], Sealed: true, Created: s.Created, Retired: true, seg: s}
 			delete(l.segments, n)
 			delete(l.ends, n)
 		}
 		l.mu.Unlock()
 		if s != nil {
-			errs = append(errs, s.Retire(func() { l.maker.give(n) }))
+			errs = append(errs, s.Retire(func() {
+				l.mu.Lock()
+				delete(l.retired, n)
+				l.mu.Unlock()
+				l.maker.give(n)
+			}))
 		}
 	}
 	return errors.Join(errs...)

@@ -349,6 +349,9 @@ func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segmen
 	return last, nil
 }
 
+// Unneeded are the numbers of segments that Keep found dead, and whose files are still there.
+func (f *Found) Unneeded() []uint32 { return slices.Sorted(slices.Values(f.dead)) }
+
 // Segments are the segments that were found, in order: those of the log, and those that
 // stand ready behind it.
 func (f *Found) Segments() []*segment.Segment {

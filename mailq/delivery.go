@@ -52,6 +52,25 @@ func (r Result) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (r Result) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler: it reads the words that String writes.
+func (r *Result) UnmarshalText(text []byte) error {
+	i, err := indexOf(resultNames[:], "Result", text)
+	if err == nil {
+		*r = Result(i)
+	}
+	return err
+}
+
+// indexOf finds a word among names, of which the empty ones are none.
+func indexOf(names []string, field string, text []byte) (int, error) {
+	for i, n := range names {
+		if n != "" && n == string(text) {
+			return i, nil
+		}
+	}
+	return 0, &FieldError{Field: field, Reason: fmt.Sprintf("%q is none", clip(string(text)))}
+}
+
 // Outcome is a result for one recipient.
 type Outcome struct {
 	// Recipient is its index in the message, or All: those of the delivery

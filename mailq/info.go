@@ -31,6 +31,15 @@ func (s State) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler: it reads the words that String writes.
+func (s *State) UnmarshalText(text []byte) error {
+	i, err := indexOf(stateNames[:], "State", text)
+	if err == nil {
+		*s = State(i)
+	}
+	return err
+}
+
 // Filter selects entries. Fields that are set must all match; the zero value
 // selects everything.
 type Filter struct {
@@ -137,15 +146,16 @@ type PinKind string
 
 // The kinds of pins.
 const (
-	PinMessage PinKind = "message"     // one with a recipient that is not used
-	PinStaged  PinKind = "staged body" // one that is not decided on
+	PinMessage  PinKind = "message"     // one with a recipient that is not used
+	PinStaged   PinKind = "staged body" // one that is not decided on
+	PinSnapshot PinKind = "snapshot"    // a copy of the store that is being made
 )
 
 // Pin is a thing that keeps bytes of a store from being given back.
 type Pin struct {
 	Kind  PinKind   `json:"kind"`         // empty: there is none
 	ID    ID        `json:"id,omitempty"` // of the message
-	Since time.Time `json:"since"`        // when it was enqueued, or staged
+	Since time.Time `json:"since"`        // when it was enqueued, staged or begun
 }
 
 // Stats are totals of a store. Enqueued, Used, Pending, Deferred, Held, Claimed,
@@ -183,7 +193,7 @@ type Stats struct {
 	DiskBytes int64 `json:"disk_bytes"` // all files of the store
 	Segments  int   `json:"segments"`   // in the log; ready ones not counted
 	// OldestPin is what keeps bytes of the log from being given back for the longest time,
-	// of mail and of staged bodies. It may be a second old.
+	// of mail, staged bodies and snapshots. It may be a second old.
 	OldestPin Pin `json:"oldest_pin,omitzero"`
 
 	// Staged is how many bodies are staged and not decided on, StagedBytes what they hold

@@ -100,6 +100,26 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestNamesAreRead(t *testing.T) {
+	for r := Result(0); r <= Released+1; r++ {
+		got := Result(77)
+		if err := got.UnmarshalText([]byte(r.String())); (err == nil) != (r >= Delivered && r <= Released) || err == nil && got != r || err != nil && (got != 77 || !errors.Is(err, ErrInvalid)) {
+			t.Errorf("%q is read as %v, %v", r, got, err)
+		}
+	}
+	for s := State(0); s <= Used+1; s++ {
+		got := State(77)
+		if err := got.UnmarshalText([]byte(s.String())); (err == nil) != (s >= Pending && s <= Used) || err == nil && got != s || err != nil && (got != 77 || !errors.Is(err, ErrInvalid)) {
+			t.Errorf("%q is read as %v, %v", s, got, err)
+		}
+	}
+	var r Result
+	var s State
+	if r.UnmarshalText(nil) == nil || s.UnmarshalText([]byte("Pending")) == nil {
+		t.Error("what is no name is read")
+	}
+}
+
 func TestIsUsed(t *testing.T) {
 	for r := range Result(20) {
 		want := slices.Contains([]Result{Delivered, Failed, Expired, Removed, Replaced}, r)

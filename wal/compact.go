@@ -87,7 +87,7 @@ func (s *Store) worthCompacting() bool {
 		return false
 	}
 	var sealed, live, gain int64
-	for _, i := range s.Segments() {
+	for _, i := range s.segmentUses() {
 		if i.Sealed {
 			sealed += i.Size
 			live += min(i.Live, i.Size)
@@ -101,7 +101,7 @@ func (s *Store) worthCompacting() bool {
 
 // sparse reports whether a segment may be emptied: the newest checkpoint lies behind it, and
 // little lives in it.
-func (s *Store) sparse(i *SegmentInfo) bool {
+func (s *Store) sparse(i *segmentUse) bool {
 	f := &s.folds
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,8 +159,8 @@ func (s *Store) settleFolds() error {
 // sparseSegments are the ones to empty next, those in which the least lives first, as of the
 // newest checkpoint.
 func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int64) {
-	list := slices.DeleteFunc(s.Segments(), func(i SegmentInfo) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
-	slices.SortFunc(list, func(a, b SegmentInfo) int { return cmp.Compare(a.Live, b.Live) })
+	list := slices.DeleteFunc(s.segmentUses(), func(i segmentUse) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
+	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
 	numbers = make(map[uint32]bool)
 	for _, i := range list {
 		if len(numbers) > 0 && live+i.Live > compactPass {

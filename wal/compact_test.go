@@ -172,7 +172,7 @@ func TestScenario_UsedWhileItIsMoved(t *testing.T) {
 				}
 				use(0)
 				numbers := make(map[uint32]bool)
-				for _, i := range s.Segments() {
+				for _, i := range s.segmentUses() {
 					if i.Sealed {
 						numbers[i.Number] = true
 					}

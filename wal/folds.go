@@ -313,30 +313,3 @@ func (s *Store) background(ctx context.Context, work func() error) error {
 		return ctx.Err()
 	}
 }
-
-// SegmentInfo is a segment of a store.
-type SegmentInfo struct {
-	Number uint32 `json:"number"`
-	Size   int64  `json:"size"`
-	Used   int64  `json:"used"` // header and frames
-	Live   int64  `json:"live"` // held by live messages, as of the newest checkpoint
-	Sealed bool   `json:"sealed"`
-	// Readers holds it: deliveries that are out, a fold, an inspection.
-	Readers int `json:"readers"`
-}
-
-// Segments lists the segments of the log in order.
-func (s *Store) Segments() []SegmentInfo {
-	s.folds.mu.Lock()
-	sum := s.folds.sumNew
-	s.folds.mu.Unlock()
-	var list []SegmentInfo
-	for _, i := range s.log.Segments() {
-		e := SegmentInfo{Number: i.Number, Size: i.Size, Used: i.End, Sealed: i.Sealed, Readers: i.Readers}
-		if sum != nil {
-			e.Live = sum.Usage[i.Number].Bytes
-		}
-		list = append(list, e)
-	}
-	return list
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mtawal/mtawal/checkpoint"
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 	"github.com/mtawal/mtawal/state"
 )
@@ -30,30 +31,29 @@ type Inspection struct {
 	End      string `json:"end"`
 	InFlight int64  `json:"in_flight"`
 
-	Segments    []InspectedSegment `json:"segments"`
-	Checkpoints []CheckpointInfo   `json:"checkpoints"`
+	Segments    []SegmentInfo    `json:"segments"`
+	Checkpoints []CheckpointInfo `json:"checkpoints"`
 	// Unusable says which checkpoints are damaged, and how.
 	Unusable []string    `json:"unusable,omitempty"`
 	Queues   []QueueInfo `json:"queues"`
 
+	// As in Stats; Pending, Deferred and Held are counted, and what a consumer of the owner has
+	// claimed is in them: claims are not in the log.
 	Messages        int64      `json:"messages"`
 	Enqueued        int64      `json:"enqueued"`
 	Used            UsedCounts `json:"used"`
+	Pending         int64      `json:"pending"`
+	Deferred        int64      `json:"deferred"`
+	Held            int64      `json:"held"`
 	InDoubt         int64      `json:"in_doubt"`
 	WorkQueueLength int64      `json:"work_queue_length"`
+	Unaccounted     int64      `json:"unaccounted"`
+	LiveBytes       int64      `json:"live_bytes"`
+	DeadBytes       int64      `json:"dead_bytes"`
+	FreeBytes       int64      `json:"free_bytes"` // in segments
+	OldestPin       mailq.Pin  `json:"oldest_pin,omitzero"`
 	TailCut         int64      `json:"tail_cut"`
 	UncleanOpens    int64      `json:"unclean_opens"`
-}
-
-// InspectedSegment is a segment file. Live, Dead and Free add up to Size.
-type InspectedSegment struct {
-	Number   uint32 `json:"number"`
-	Size     int64  `json:"size"`
-	Live     int64  `json:"live"`     // held by messages with a recipient not used
-	Dead     int64  `json:"dead"`     // written, and needed by nobody but the log
-	Free     int64  `json:"free"`     // not written in this life of the file
-	Messages int64  `json:"messages"` // records and chunks of live messages
-	State    string `json:"state"`    // "sealed", "tail", "ready"
 }
 
 // inspectTries is how often a read-only look is repeated when the store changes under it.
@@ -124,9 +124,9 @@ func Inspect(dir string, o Options) (*Inspection, error) {
 	return in, err
 }
 
-func inspect(d disk.Dir, r *recovered, now time.Time) (*Inspection, error) {
+func inspect(d disk.Dir, r *recovered, now time.Time) (in *Inspection, err error) {
 	t := r.table
-	in := &Inspection{
+	in = &Inspection{
 		Dir: d.Path(), UUID: hex.EncodeToString(r.uuid[:]), Clean: r.clean(), End: r.found.End.String(),
 		Unusable: r.bad, Messages: int64(t.Messages()), Enqueued: t.Counts.Enqueued, Used: t.Counts.Used,
 		TailCut: t.Counts.TailCut, UncleanOpens: t.Counts.UncleanOpens,
@@ -139,24 +139,18 @@ func inspect(d disk.Dir, r *recovered, now time.Time) (*Inspection, error) {
 			in.Checkpoints = append(in.Checkpoints, infoOf(c))
 		}
 	}
-	if err := in.queues(r, now); err != nil {
-		return nil, err
+	in.queues(r, now)
+	var o oldest
+	for in.Messages > 0 && in.OldestPin.ID == 0 { // each looks at a part
+		in.OldestPin = o.at(t)
 	}
-	usage := liveUsage(t)
-	for _, s := range r.found.Segments() {
-		e := InspectedSegment{Number: s.Number, Size: s.Size, Live: usage[s.Number].Bytes, Messages: usage[s.Number].Messages, State: "sealed"}
-		used := s.Size
-		switch end := r.found.End; {
-		case s.Number == end.Segment():
-			e.State, used = "tail", end.Offset()
-		case s.Number > end.Segment():
-			e.State, used = "ready", s.First()
-		}
-		e.Live = min(e.Live, used)
-		e.Dead, e.Free = used-e.Live, s.Size-used
-		in.Segments = append(in.Segments, e)
+	in.Segments, err = r.segments(now, 0)
+	for _, s := range in.Segments {
+		in.LiveBytes += s.Live
+		in.DeadBytes += s.Dead
+		in.FreeBytes += s.Free
 	}
-	return in, nil
+	return in, err
 }
 
 // liveUsage is what live messages hold in each segment, by the state itself.
@@ -182,7 +176,7 @@ func liveUsage(t *state.Table) map[uint32]checkpoint.Usage {
 
 // queues counts what waits. Nothing is claimed in a store that nobody runs; beside an
 // owner, what is claimed counts as pending: claims are not in the log.
-func (in *Inspection) queues(r *recovered, now time.Time) error {
+func (in *Inspection) queues(r *recovered, now time.Time) {
 	t := r.table
 	by := make(map[uint32]*QueueInfo)
 	for n := range t.Queues() {
@@ -205,10 +199,10 @@ func (in *Inspection) queues(r *recovered, now time.Time) error {
 				by[rc.Queue] = q
 			}
 			in.WorkQueueLength++
-			switch {
-			case rc.Standing == state.Held:
+			switch r.stateOf(state.Ref{Slot: slot, Index: uint32(i)}, rc, now) {
+			case mailq.OnHold:
 				q.Held++
-			case t.NotBefore(rc) > now.UnixNano() && (m.Expires == 0 || m.ExpiresAt() > now.UnixNano()):
+			case mailq.InDeferral:
 				q.Deferred++
 			default:
 				q.Pending++
@@ -225,9 +219,10 @@ func (in *Inspection) queues(r *recovered, now time.Time) error {
 	})
 	for _, q := range by {
 		in.Queues = append(in.Queues, *q)
+		in.Pending, in.Deferred, in.Held = in.Pending+q.Pending, in.Deferred+q.Deferred, in.Held+q.Held
 	}
+	in.Unaccounted = in.Enqueued - in.Used.Total() - in.WorkQueueLength
 	slices.SortFunc(in.Queues, func(a, b QueueInfo) int { return strings.Compare(a.Name, b.Name) })
-	return nil
 }
 
 // Finding is something that is not as it should be in a store.

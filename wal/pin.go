@@ -54,5 +54,12 @@ func (s *Store) oldestPin() mailq.Pin {
 			p = mailq.Pin{Kind: mailq.PinStaged, Since: st.opened}
 		}
 	}
+	s.folds.mu.Lock()
+	defer s.folds.mu.Unlock()
+	for c := range s.folds.pins {
+		if p.Kind == "" || c.since.Before(p.Since) {
+			p = mailq.Pin{Kind: mailq.PinSnapshot, Since: c.since}
+		}
+	}
 	return p
 }

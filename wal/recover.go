@@ -26,6 +26,7 @@ type recovered struct {
 	doubt  map[state.Ref]struct{} // started and not settled
 	notes  []error                // what is wrong with bad
 	copied bool                   // a copy that was never opened: all of its mail is in doubt
+	sizes  map[uint32]int64       // of segment files, by number
 }
 
 func (r *recovered) close() error {
@@ -118,9 +119,11 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 	}
 	var files []*checkpoint.File
 	var logBytes int64 // at most
+	r.sizes = make(map[uint32]int64)
 	for _, f := range list {
-		if _, ok := segment.ParseName(f.Name); ok {
+		if n, ok := segment.ParseName(f.Name); ok {
 			logBytes += min(f.Size, segment.SizeMax)
+			r.sizes[n] = f.Size
 		}
 	}
 	for _, f := range slices.Backward(list) { // names sort by position

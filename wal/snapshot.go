@@ -86,7 +86,10 @@ func (s *Store) Snapshot(ctx context.Context, dir string) error {
 }
 
 // pin keeps segments from being recycled while a snapshot copies them.
-type pin struct{ from map[uint32]struct{} }
+type pin struct {
+	from  map[uint32]struct{}
+	since time.Time
+}
 
 func (f *foldState) unpin(p *pin) {
 	f.mu.Lock()
@@ -185,6 +188,7 @@ func (s *Store) beginCopy(ctx context.Context, p *pin) (from *source, err error)
 		f.pins = make(map[*pin]struct{})
 	}
 	f.pins[p] = struct{}{}
+	p.since = s.opt.now()
 	from.done = func(n uint32, keep map[uint32]struct{}) { f.copied(p, n, keep) }
 	return from, nil
 }

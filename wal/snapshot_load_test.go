@@ -13,6 +13,7 @@ import (
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/mailq"
 )
 
 // TestSnapshot_UnderLoad: copies that are made while mail comes and goes, folds run and
@@ -144,6 +145,12 @@ func TestSnapshot_Pins(t *testing.T) {
 		}
 		if numbers := s.log.Numbers(); len(numbers) < 20 || numbers[0] != 1 {
 			t.Errorf("while all is pinned the log has %v", numbers)
+		}
+		if why := reasons(s.Segments(), 2); !strings.Contains(why, string(ReasonSnapshot)) {
+			t.Errorf("segment 2 is there because of %q", why)
+		}
+		if p := s.Stats().OldestPin; p.Kind != mailq.PinSnapshot {
+			t.Errorf("the oldest pin is %+v", p)
 		}
 		if _, err := s.Enqueue(t.Context(), letter()); !errors.Is(err, ErrFull) {
 			t.Errorf("all room is pinned, and an enqueue gets %v", err)

@@ -136,7 +136,6 @@ type listed struct {
 	extents []state.Extent
 	pins    []*segment.Segment
 	entries []Entry // by recipient index
-	err     error
 }
 
 // collect looks at the next messages under the lock.
@@ -165,33 +164,19 @@ func (s *Store) collect(f *Filter, from uint32) (list []listed, next uint32, mor
 
 // list adds a message if one of its recipients matches.
 func (s *Store) list(list []listed, f *Filter, slot uint32) []listed {
-	m := s.table.Msg(slot)
-	rs := s.table.Recipients(slot)
-	var l *listed
-	for i := range rs {
-		r := &rs[i]
-		st := stateOf(r)
-		doubt := r.Flags&state.InDoubt != 0
-		if st == mailq.Used || f.State != 0 && f.State != st || f.InDoubt && !doubt {
-			continue
-		}
-		name := s.table.Queue(r.Queue).Name
-		if f.Queue != "" && f.Queue != name || !strings.HasPrefix(name, f.Prefix) {
-			continue
-		}
-		if l == nil {
-			x := slices.Clone(s.table.Extents(m))
-			list = append(list, listed{id: m.ID, loc: m.Loc, extents: x, pins: s.pinMessage(nil, m.Loc, x), err: s.damaged[m.ID]})
-			l = &list[len(list)-1]
-		}
-		e := Entry{ID: ID(m.ID), Recipient: i, Queue: name, State: st, InDoubt: doubt, Attempts: int(r.Attempts),
-			NotBefore: segment.Time(s.table.NotBefore(r)), Priority: m.Priority, Err: l.err}
-		if n := s.table.Note(r); n != nil {
-			e.Note = slices.Clone(n)
-		}
-		l.entries = append(l.entries, e)
+	entries := matching(s.table, f, slot, func(_ state.Ref, r *state.Recipient) (mailq.State, bool) {
+		return stateOf(r), r.Flags&state.InDoubt != 0
+	})
+	if len(entries) == 0 {
+		return list
 	}
-	return list
+	m := s.table.Msg(slot)
+	err := s.damaged[m.ID]
+	for i := range entries {
+		entries[i].Err = err
+	}
+	x := slices.Clone(s.table.Extents(m))
+	return append(list, listed{id: m.ID, loc: m.Loc, extents: x, pins: s.pinMessage(nil, m.Loc, x), entries: entries})
 }
 
 func stateOf(r *state.Recipient) mailq.State {

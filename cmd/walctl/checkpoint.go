@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/mtawal/mtawal/wal"
 	"github.com/spf13/cobra"
 )
@@ -16,17 +14,4 @@ func newCheckpoint() *cobra.Command {
 			return withStore(args[0], func(s *wal.Store) error { return s.Checkpoint(c.Context()) })
 		},
 	}
-}
-
-// withStore opens the store in a directory that holds one, for as long as f runs. It never
-// makes a store.
-func withStore(dir string, f func(*wal.Store) error) error {
-	if _, err := wal.Inspect(dir, wal.Options{}); err != nil {
-		return err
-	}
-	s, err := wal.Open(dir, wal.Options{})
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(s), s.Close())
 }

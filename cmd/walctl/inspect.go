@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/internal/drill"
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/wal"
 	"github.com/spf13/cobra"
 )
@@ -58,8 +59,22 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 			fmt.Fprint(out, ", not opened since: all of its mail is in doubt")
 		}
 	}
-	fmt.Fprintf(out, "\n\nWork Queue Length %d  in doubt %d  messages %d\nenqueued %d  delivered %d  failed %d  expired %d  removed %d  replaced %d\n\n",
-		in.WorkQueueLength, in.InDoubt, in.Messages, in.Enqueued, in.Used.Delivered, in.Used.Failed, in.Used.Expired, in.Used.Removed, in.Used.Replaced)
+	fmt.Fprintf(out, "\n\nWork Queue Length %d: pending %d, deferred %d, held %d; in doubt %d of them; messages %d\n",
+		in.WorkQueueLength, in.Pending, in.Deferred, in.Held, in.InDoubt, in.Messages)
+	u := &in.Used
+	fmt.Fprintf(out, "enqueued %d = used %d (delivered %d, failed %d, expired %d, removed %d, replaced %d) + %d\n",
+		in.Enqueued, u.Total(), u.Delivered, u.Failed, u.Expired, u.Removed, u.Replaced, in.WorkQueueLength)
+	if in.Unaccounted != 0 {
+		fmt.Fprintf(out, "THIS DOES NOT ADD UP: %d recipients are unaccounted for\n", in.Unaccounted)
+	}
+	fmt.Fprintf(out, "segments: %s live, %s used and not reclaimed, %s free", size(in.LiveBytes), size(in.DeadBytes), size(in.FreeBytes))
+	if p := in.OldestPin; p.Kind != "" {
+		fmt.Fprintf(out, "; the oldest %s is %v, since %s", p.Kind, p.ID, p.Since.UTC().Format(time.RFC3339))
+	}
+	if in.TailCut > 0 || in.UncleanOpens > 0 {
+		fmt.Fprintf(out, "\nopened %d times after no Close, %d bytes of torn tail cut", in.UncleanOpens, in.TailCut)
+	}
+	fmt.Fprint(out, "\n\n")
 	fmt.Fprintln(w, "segment\tstate\tsize\tlive\tdead\tfree\tmessages\t")
 	for _, s := range in.Segments {
 		fmt.Fprintf(w, "%08x\t%s\t%d\t%d\t%d\t%d\t%d\t\n", s.Number, s.State, s.Size, s.Live, s.Dead, s.Free, s.Messages)
@@ -78,6 +93,7 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 	w = tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "queue\tpending\tdeferred\theld\tin doubt\toldest\tsince")
 	for _, q := range in.Queues {
+		name := drill.Printable(q.Name) + modeOf(q.State)
 		since := ""
 		if !q.OldestAt.IsZero() {
 			since = q.OldestAt.UTC().Format(time.RFC3339)
@@ -86,7 +102,12 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 		if q.Oldest != 0 {
 			oldest = q.Oldest.String()
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", drill.Printable(q.Name), q.Pending, q.Deferred, q.Held, q.InDoubt, oldest, since)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", name, q.Pending, q.Deferred, q.Held, q.InDoubt, oldest, since)
 	}
 	return w.Flush()
+}
+
+// modeOf says what a queue does that not every queue does.
+func modeOf(s wal.QueueState) string {
+	return [...]string{mailq.Active: "", mailq.HoldQueue: " (held)", mailq.Suspended: " (suspended)"}[s.Mode]
 }

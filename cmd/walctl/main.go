@@ -60,7 +60,11 @@ func newRoot() *cobra.Command {
 		RunE:          func(c *cobra.Command, args []string) error { return c.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newInspect(), newVerify(), newDump(), newCheckpoint(), newCompact(), newSnapshot(), newDrill(), newDrillCore())
+	root.AddCommand(
+		newInspect(), newList(), newWhy(), newVerify(), newDump(),
+		newHold(), newRelease(), newRemove(), newFlush(), newQueue(),
+		newCheckpoint(), newCompact(), newSnapshot(), newDrill(), newDrillCore(),
+	)
 	return root
 }
 

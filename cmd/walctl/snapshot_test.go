@@ -19,7 +19,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	before["LOCK"] = contents(t, dir)["LOCK"] // says who was the last
 	untouched(t, dir, before)
-	if text := fine(t, "inspect", target); !strings.Contains(text, "a copy of store") || !strings.Contains(text, "not opened since") || !strings.Contains(text, "Work Queue Length 3  in doubt 3") {
+	if text := fine(t, "inspect", target); !strings.Contains(text, "a copy of store") || !strings.Contains(text, "not opened since") || !strings.Contains(text, "Work Queue Length 3: pending 3, deferred 0, held 0; in doubt 3") {
 		t.Errorf("inspect:\n%s", text)
 	}
 	// No file is shared with the store.
@@ -75,7 +75,7 @@ func TestSnapshot(t *testing.T) {
 	closeStore(t, s)
 	fine(t, "verify", target)
 	fine(t, "verify", target+"3")
-	if text := fine(t, "inspect", target+"3"); !strings.Contains(text, "Work Queue Length 2  in doubt 2") {
+	if text := fine(t, "inspect", target+"3"); !strings.Contains(text, "Work Queue Length 2: pending 2, deferred 0, held 0; in doubt 2") {
 		t.Errorf("inspect:\n%s", text)
 	}
 }

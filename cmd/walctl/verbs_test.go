@@ -107,7 +107,7 @@ func untouched(t *testing.T, dir string, before map[string]string) {
 }
 
 // reading are the verbs that only look.
-var reading = [][]string{{"inspect"}, {"inspect", "--json"}, {"verify"}, {"verify", "--json"}, {"dump"}, {"dump", "--json"}, {"dump", "--bodies"}}
+var reading = [][]string{{"inspect"}, {"inspect", "--json"}, {"verify"}, {"verify", "--json"}, {"dump"}, {"dump", "--json"}, {"dump", "--bodies"}, {"why"}, {"why", "--json"}, {"list"}, {"list", "--json"}}
 
 // fine runs a verb that must succeed, quietly and fit for a terminal.
 func fine(t *testing.T, args ...string) string {
@@ -130,7 +130,7 @@ func printable(t *testing.T, args []string, text string) {
 func TestInspect(t *testing.T) {
 	dir := made(t)
 	text := fine(t, "inspect", dir)
-	for _, s := range []string{"Work Queue Length 3", "in doubt 1", "closed", "smtp:example.org", "local", "enqueued 4  delivered 1", "ckpt-"} {
+	for _, s := range []string{"Work Queue Length 3", "in doubt 1", "closed", "smtp:example.org", "local", "pending 3, deferred 0, held 0", "enqueued 4 = used 1 (delivered 1,", "+ 3\n", "used and not reclaimed", "the oldest message is 0000", "ckpt-"} {
 		if !strings.Contains(text, s) {
 			t.Errorf("%q is missing:\n%s", s, text)
 		}
@@ -140,12 +140,13 @@ func TestInspect(t *testing.T) {
 		t.Fatal(err)
 	}
 	if in.WorkQueueLength != 3 || in.Messages != 3 || in.Enqueued != 4 || in.Used.Delivered != 1 || in.InDoubt != 1 || !in.Clean || len(in.UUID) != 32 ||
-		len(in.Checkpoints) == 0 || len(in.Segments) < 2 || in.InFlight != 0 {
+		len(in.Checkpoints) == 0 || len(in.Segments) < 2 || in.InFlight != 0 ||
+		in.Unaccounted != 0 || in.Pending != 3 || in.OldestPin.ID == 0 {
 		t.Errorf("%+v", in)
 	}
 	var messages int64
 	for _, s := range in.Segments {
-		if s.Live+s.Dead+s.Free != s.Size || s.Size < segment.SizeMin {
+		if s.Live+s.Dead+s.Free != s.Size || len(s.Why) == 0 || s.Size < segment.SizeMin {
 			t.Errorf("%+v does not add up", s)
 		}
 		messages += s.Messages
@@ -162,6 +163,35 @@ func TestInspect(t *testing.T) {
 	}
 	if fmt.Sprint(depth) != fmt.Sprint(map[string]int64{"local": 1, "smtp:example.org": 2}) {
 		t.Errorf("queues %v", depth)
+	}
+}
+
+func TestWhy(t *testing.T) {
+	dir := made(t)
+	text := fine(t, "why", dir)
+	for _, s := range []string{"00000001 sealed: ", "message lives in it: 0000", "pending in queue local", "it is being written", "there are no two checkpoints"} {
+		if !strings.Contains(text, s) {
+			t.Errorf("%q is missing:\n%s", s, text)
+		}
+	}
+	var list []wal.SegmentInfo
+	if err := json.Unmarshal([]byte(fine(t, "why", "--json", dir)), &list); err != nil || len(list) < 2 {
+		t.Fatalf("%v: %+v", err, list)
+	}
+	for _, i := range list {
+		if len(i.Why) == 0 {
+			t.Errorf("%+v", i)
+		}
+		if one := fine(t, "why", dir, fmt.Sprintf("%08x", i.Number)); !strings.Contains(text, one) {
+			t.Errorf("of one:\n%s, of all:\n%s", one, text)
+		}
+	}
+	for _, bad := range []string{"x\x1b[31m", "0", "4711", "seg-"} {
+		if _, stderr, code := walctl(t, "why", dir, bad); code != exitError || !strings.Contains(stderr, "walctl: ") {
+			t.Errorf("exit code %d: %s", code, stderr)
+		} else {
+			printable(t, []string{"why", bad}, stderr)
+		}
 	}
 }
 
