@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -194,7 +195,7 @@ func (m *maker) run() {
 // lost notes a failed sync of the directory, after which a later one may say that all is
 // well when it is not. Where there is only no room, it is tried again.
 func (m *maker) lost(err error) {
-	if !errors.Is(err, errNames) || errors.Is(err, disk.ErrNoSpace) {
+	if !errors.Is(err, errNames) || errors.Is(err, disk.ErrNoSpace) || barrier.Gone(barrier.NamesLatch) {
 		return
 	}
 	m.mu.Lock()
@@ -322,6 +323,9 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("drawing a salt: %w", err)
 	}
+	if barrier.Gone(barrier.Salt) {
+		b = [8]byte{1}
+	}
 	h := segment.Header{
 		Alignment: uint32(dir.Block()), Number: number, Salt: binary.LittleEndian.Uint64(b[:]),
 		Size: opt.SegmentSize, UUID: uuid, Created: opt.Now(),
@@ -352,7 +356,7 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	if err == nil {
 		_, err = f.WriteAt(h.Encode(), 0)
 	}
-	if err == nil {
+	if err == nil && !barrier.Gone(barrier.SuccessorSync) {
 		err = f.Sync()
 	}
 	err = errors.Join(err, f.Close())
@@ -365,8 +369,10 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 		}
 		return nil, err
 	}
-	if err := syncNames(dir); err != nil {
-		return nil, err
+	if !barrier.Gone(barrier.SuccessorName) {
+		if err := syncNames(dir); err != nil {
+			return nil, err
+		}
 	}
 	return segment.OpenSegment(dir, number, uuid, true)
 }

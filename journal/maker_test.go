@@ -378,7 +378,21 @@ func TestCloseWhileRotating(t *testing.T) {
 	defer release()
 	r.fill(0)
 	r.put(1)
-	<-reached
+	made := make(chan struct{})
+	mk, next := r.log.maker, r.log.tail.Number+1
+	go func() {
+		defer close(made)
+		mk.mu.Lock()
+		defer mk.mu.Unlock()
+		for mk.ready[next] == nil && !mk.stop {
+			mk.moved.Wait()
+		}
+	}()
+	select {
+	case <-reached:
+	case <-made:
+		t.Fatal("a segment stands ready and was never synced")
+	}
 	r.fill(0)
 	appended := make(chan error)
 	go func() {

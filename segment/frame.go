@@ -2,6 +2,8 @@ package segment
 
 import (
 	"fmt"
+
+	"github.com/mtawal/mtawal/internal/barrier"
 )
 
 // FrameKind is what a frame is for.
@@ -150,13 +152,13 @@ func DecodeFrameHeader(seg *Header, off int64, b []byte) (h FrameHeader, ok bool
 // Follows reports whether a frame is chained to the one before it. prev is the
 // zero value before the first frame of a log.
 func (h *FrameHeader) Follows(prev *FrameHeader) bool {
-	if h.Previous != prev.CRC {
+	if h.Previous != prev.CRC && !barrier.Gone(barrier.Chain) {
 		return false
 	}
 	if h.Kind == Open {
 		return h.Epoch > prev.Epoch
 	}
-	return h.Epoch == prev.Epoch && h.Nonce == prev.Nonce
+	return h.Epoch == prev.Epoch && h.Nonce == prev.Nonce || barrier.Gone(barrier.Epoch)
 }
 
 // TableSum is the checksum of a record table at a place.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 )
 
@@ -94,7 +95,7 @@ func (s *Segment) Acquire() {
 func (s *Segment) Release() error {
 	s.mu.Lock()
 	s.refs--
-	last := s.refs == 0
+	last := s.refs == 0 || s.onLast != nil && barrier.Gone(barrier.ReaderPin)
 	m, fn := s.mapping, s.onLast
 	if last {
 		s.mapping = nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -40,6 +41,9 @@ func (s *Store) Close() (err error) {
 			case <-t.C:
 			}
 		case <-t.C:
+			if barrier.Gone(barrier.LockOutlives) {
+				_ = s.lock.Close()
+			}
 			err = fmt.Errorf("a write has hung for %v; the directory stays locked until it returns: %w", closeWait, ErrUnknown)
 		}
 	})

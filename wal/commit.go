@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
@@ -53,6 +54,11 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 			t.giveUp()
 			return err
 		}
+	}
+	if barrier.Gone(barrier.KeyWait) && t.repeats() {
+		s.mu.Unlock()
+		t.finish()
+		return nil
 	}
 	g := s.place(t)
 	s.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -142,7 +143,10 @@ func (s *Store) armMarker(after time.Duration) {
 // whether run has something to do.
 func (s *Store) commitAndRelease(g *group) (more bool) {
 	err := s.commit(g)
-	if err != nil {
+	if err != nil && barrier.Gone(barrier.Latch) {
+		s.goOn(g, err)
+		err = nil
+	} else if err != nil {
 		s.fail(g, err)
 	}
 	s.committer.last = time.Now()

@@ -243,31 +243,49 @@ func TestScenario_UsedWhileItIsMoved(t *testing.T) {
 
 // A message whose bytes have decayed is set aside and keeps its segment; the others leave.
 func TestCompactSetsDamageAside(t *testing.T) {
-	scenario(t, func(t *testing.T) {
-		fs := memdisk.New(memdisk.Config{})
-		s := started(t, tiny(fs))
-		a := newAccount()
-		if err := a.thin(s, "a", 60, 20); err != nil {
-			t.Fatal(err)
-		}
-		s.mu.Lock()
-		slot, _ := s.table.Find(2) // 1 is the stream of its chunks
-		loc := s.table.Msg(slot).Loc
-		s.mu.Unlock()
-		if err := fs.Damage(segmentPath(loc.Segment()), loc.Offset()+20, []byte{0xff, 0xff}); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Compact(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if st := s.Stats(); st.Damaged != 1 || st.WorkQueueLength != 3 {
-			t.Errorf("%d damaged of %d", st.Damaged, st.WorkQueueLength)
-		}
-		if n := s.Segments()[0].Number; n != loc.Segment() {
-			t.Errorf("the first segment is %d, the damage is in %d", n, loc.Segment())
-		}
-		ended(t, s)
-	})
+	for _, what := range []string{"record", "body"} {
+		t.Run(what, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				fs := memdisk.New(memdisk.Config{})
+				s := started(t, tiny(fs))
+				a := newAccount()
+				if err := a.thin(s, "a", 60, 20); err != nil {
+					t.Fatal(err)
+				}
+				s.mu.Lock()
+				slot, _ := s.table.Find(2) // 1 is the stream of its chunks
+				at := s.table.Msg(slot).Loc
+				if what == "body" {
+					at = s.table.Extents(s.table.Msg(slot))[0].Pos
+				}
+				s.mu.Unlock()
+				off := at.Offset() + 20
+				if what == "body" {
+					seg, err := s.log.Acquire(at.Segment())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, off, err = seg.AnyRecord(at.Offset(), segment.KindChunk); err != nil {
+						t.Fatal(err)
+					}
+					release([]*segment.Segment{seg})
+				}
+				if err := fs.Damage(segmentPath(at.Segment()), off, []byte{0xff, 0xff}); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Compact(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if st := s.Stats(); st.Damaged != 1 || st.WorkQueueLength != 3 {
+					t.Errorf("%d damaged of %d", st.Damaged, st.WorkQueueLength)
+				}
+				if n := s.Segments()[0].Number; n != at.Segment() {
+					t.Errorf("the first segment is %d, the damage is in %d", n, at.Segment())
+				}
+				ended(t, s)
+			})
+		})
+	}
 }
 
 // Segments are emptied without being asked when enough of the log is dead.

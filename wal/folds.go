@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -218,7 +219,7 @@ func (f *foldState) removeOthers() error {
 // two newer ones are there.
 func (f *foldState) readBack() bool {
 	for _, c := range []*checkpoint.File{f.older, f.newest} {
-		if c == nil || c.Verified() {
+		if c == nil || c.Verified() || barrier.Gone(barrier.OlderReadBack) {
 			continue
 		}
 		err := c.Check(true)
@@ -257,6 +258,9 @@ func (s *Store) recycle() error {
 // is held.
 func (s *Store) firstStream() uint32 {
 	first := uint32(segment.NumberMax)
+	if barrier.Gone(barrier.StreamPin) {
+		return first
+	}
 	for st := range s.streams {
 		if st.first > 0 {
 			first = min(first, st.first)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -157,6 +158,9 @@ func writeMeta(dir disk.Dir, m *meta) error {
 	}
 	if err := dir.Rename(tmp, metaName); err != nil {
 		return fmt.Errorf("publishing %s: %w", metaName, err)
+	}
+	if barrier.Gone(barrier.MetaName) {
+		return nil
 	}
 	return dir.Sync()
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
@@ -160,6 +161,13 @@ func (s *Store) resume(r *recovered) error {
 	s.nextID = max(s.table.Lease, 1)
 	if r.found.CutSize > 0 {
 		s.opt.Logger.Warn("cut a torn tail", "at", r.found.CutFrom.String(), "bytes", r.found.CutSize)
+	}
+	if barrier.Gone(barrier.DoubtBeforeSlots) {
+		early, err := openClaims(s.dir, s.uuid, s.opt.claims, 1, log.End())
+		if err != nil {
+			return errors.Join(err, log.Close())
+		}
+		_ = early.close(0)
 	}
 	if err := s.writeOpen(r); err != nil {
 		return errors.Join(err, log.Close())

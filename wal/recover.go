@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/segment"
@@ -201,7 +202,7 @@ func (r *recovered) keep() error {
 	if r.older != nil && r.found.Dead(r.older.Pos.Segment(), live) {
 		_, err := r.found.Holds(startOf(&r.older.Info))
 		for _, c := range []*checkpoint.File{r.newest, r.older} {
-			if err == nil && !c.Verified() {
+			if err == nil && !c.Verified() && !barrier.Gone(barrier.OlderReadBack) {
 				if err = c.Check(true); err == nil {
 					err = c.AddsUp()
 				}

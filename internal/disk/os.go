@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/edsrzf/mmap-go"
+
+	"github.com/mtawal/mtawal/internal/barrier"
 )
 
 // listMax is how many names a directory may hold.
@@ -44,7 +46,7 @@ func makeDirs(path string) error {
 	}
 	// What stands may have been made by a run that died before it synced the
 	// parent. One that we may not even read was not made by us.
-	if err := syncPath(filepath.Dir(have)); err != nil && !errors.Is(err, fs.ErrPermission) &&
+	if err := syncParent(filepath.Dir(have)); err != nil && !errors.Is(err, fs.ErrPermission) &&
 		!errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
 		return err
 	}
@@ -59,12 +61,19 @@ func makeDirs(path string) error {
 			return PathError("make directory", dir, err)
 		}
 		for _, p := range []string{dir, filepath.Dir(dir)} {
-			if err := syncPath(p); err != nil {
+			if err := syncParent(p); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+func syncParent(path string) error {
+	if barrier.Gone(barrier.ParentSync) {
+		return nil
+	}
+	return syncPath(path)
 }
 
 // osFile is an open file.
