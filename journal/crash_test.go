@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -162,4 +163,41 @@ func TestFaultWhileApplying(t *testing.T) {
 	if !errors.Is(err, disk.ErrFault) {
 		t.Errorf("a file that was cut: %v", err)
 	}
+}
+
+// A successor stands under its final name, and a kill comes before that name is durable. The
+// next opening goes on in it, so its name must be durable by then.
+func TestNamesThatAKillLeftLoose(t *testing.T) {
+	r := on(t, memdisk.New(memdisk.Config{}))
+	r.ok(MakeFirst(r.dir, testUUID, r.opt))
+	var mu sync.Mutex
+	var image *memdisk.FS
+	renamed := false
+	r.fs.OnOp(func(op disk.Op, name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if renamed = renamed || op == disk.OpRename; renamed && op == disk.OpDirSync && image == nil {
+			image = r.fs.Clone()
+		}
+	})
+	r.open()
+	r.settled()
+	r.fs.OnOp(nil)
+	mu.Lock()
+	defer mu.Unlock()
+	if image == nil {
+		t.Fatal("no segment was made")
+	}
+	d := faultdisk.New(image)
+	_, release := d.Stall(disk.OpCreate, freePrefix) // nothing else is made, for whose name the directory would be synced
+	defer release()
+	n := rigOver(t, image, d)
+	n.open()
+	for n.log.End().Segment() == 1 {
+		n.put(1)
+	}
+	after := image.Clone()
+	after.PowerCutWith(func(int) int { return 0 })
+	on(t, after).replays("the name of the segment was lost", withoutSeals(n.frames))
+	release()
 }

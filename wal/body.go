@@ -184,8 +184,11 @@ func (b *body) WriteTo(w io.Writer) (n int64, err error) {
 
 // check compares the bytes with the checksums they were enqueued with.
 func (p *piece) check(id uint64, crc uint32) error {
+	if barrier.Gone(barrier.ClaimChecksum) {
+		return nil
+	}
 	return p.view(0, p.n, func(v []byte) error {
-		if segment.BodyCRC(id, v) != crc && !barrier.Gone(barrier.ClaimChecksum) {
+		if segment.BodyCRC(id, v) != crc {
 			return &segment.CorruptError{Segment: p.seg.Number, File: p.seg.File.Name(), Offset: p.off, Reason: "a body fails its checksum"}
 		}
 		return nil

@@ -18,7 +18,7 @@ var watchers = map[Barrier]watcher{
 	SuccessorName:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
 	SealSync:         {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
 	MetaName:         {"wal", "^TestScenario_CrashWhileAStoreIsMade$"},
-	TailNames:        {"journal", "^TestCrashEverywhere$"},
+	TailNames:        {"journal", "^TestNamesThatAKillLeftLoose$"},
 	CheckpointName:   {"wal", "^TestScenario_CheckpointIsDurable$"},
 	ParentSync:       {"internal/disk", "^TestBarriers$"},
 	CheckpointSync:   {"wal", "^TestScenario_CheckpointIsDurable$"},
