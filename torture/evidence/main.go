@@ -27,6 +27,7 @@ func main() {
 	share := flag.Float64("share", 1, "how much of the full run, above 0")
 	limit := flag.Duration("for", 24*time.Hour, "when to stop what is not done by then")
 	jobs := flag.Int("jobs", 2, "how many rows at a time")
+	disks := flag.Int("disks", 2, "how many disks each row of torture has at a time")
 	only := flag.String("only", "", "only rows whose method, file system or companion contains this")
 	seed := flag.Uint64("seed", 1, "seed of the first row; each has one of its own")
 	out := flag.String("out", "../docs/evidence.md", "the file whose table is written")
@@ -35,13 +36,13 @@ func main() {
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
-	if err := run(ctx, *share, *jobs, *only, *seed, *out); err != nil {
+	if err := run(ctx, *share, *jobs, *disks, *only, *seed, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "evidence:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, share float64, jobs int, only string, seed uint64, out string) error {
+func run(ctx context.Context, share float64, jobs, disks int, only string, seed uint64, out string) error {
 	bin, err := os.MkdirTemp("", "evidence-")
 	if err != nil {
 		return err
@@ -75,7 +76,7 @@ func run(ctx context.Context, share float64, jobs int, only string, seed uint64,
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := r.measure(ctx, bin)
+			err := r.measure(ctx, bin, disks)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -164,12 +165,12 @@ func (r *row) command() string {
 }
 
 // measure runs the row.
-func (r *row) measure(ctx context.Context, bin string) error {
-	name := "torture"
+func (r *row) measure(ctx context.Context, bin string, disks int) error {
+	name, more := "torture", []string{"--json", "--jobs", fmt.Sprint(disks)}
 	if r.Method == "SIGKILL" {
-		name = "walctl"
+		name, more = "walctl", more[:1]
 	}
-	c := exec.CommandContext(ctx, filepath.Join(bin, name), append(r.args(), "--json")...)
+	c := exec.CommandContext(ctx, filepath.Join(bin, name), append(r.args(), more...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) } // it says how far it came
 	c.WaitDelay = 5 * time.Minute
 	c.Stderr = os.Stderr

@@ -185,7 +185,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	if err := l.extents(); err != nil {
 		return err
 	}
-	if err := l.store.Close(); err != nil {
+	if err := l.close(); err != nil {
 		return failed("closing", err)
 	}
 	found, err := wal.Verify(l.Dir, wal.Options{})
@@ -210,6 +210,24 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 		return failed("closing once more", err)
 	}
 	return nil
+}
+
+// close closes the store. On a machine with much other work a write may take so long that Close
+// does not wait for it: then the store stays locked until it is done.
+func (l *life) close() error {
+	err := l.store.Close()
+	for begin := time.Now(); errors.Is(err, wal.ErrUnknown) && time.Since(begin) < time.Minute; {
+		time.Sleep(50 * time.Millisecond)
+		again, oerr := wal.Open(l.Dir, l.options())
+		if errors.Is(oerr, wal.ErrLocked) {
+			continue
+		}
+		if oerr != nil {
+			return oerr
+		}
+		return again.Close()
+	}
+	return err
 }
 
 func (l *life) markAll(word string, lists []string) {
