@@ -42,9 +42,7 @@ func waits(b *testing.B, dir string, o Options, messages, queues int, until func
 	if err := s.Checkpoint(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	if err := s.Close(); err != nil {
-		b.Fatal(err)
-	}
+	benchClose(b, s, dir)
 }
 
 // opened opens a store and claims from it; it returns how long that took at best, and the
@@ -71,11 +69,14 @@ func opened(b *testing.B, dir string, o Options) (s *Store, c *consumer, took ti
 		took = min(took, time.Since(began))
 		d.Release()
 		if try == 5 {
+			for more := true; more; { // the clock is at it
+				s.mu.Lock()
+				more = s.handOut(promoteMany) || s.table.LinkTimes(promoteMany)
+				s.mu.Unlock()
+			}
 			return s, c, took, heap() - before
 		}
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		benchClose(b, s, dir)
 	}
 }
 
@@ -100,16 +101,11 @@ func BenchmarkManyQueues(b *testing.B) {
 	waits(b, dir+"/many", o, manyMessages, manyQueues, due)
 	at.Store(due(100).UnixNano())
 	goroutines := runtime.NumGoroutine()
-	close := func(s *Store) {
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
-	}
 	for b.Loop() {
 		s, _, tookOne, pending := opened(b, dir+"/one", o)
-		close(s)
+		benchClose(b, s, dir+"/one")
 		s, _, _, few := opened(b, dir+"/few", o)
-		close(s)
+		benchClose(b, s, dir+"/few")
 		s, c, took, many := opened(b, dir+"/many", o)
 		b.ReportMetric(tookOne.Seconds()*1e3, "one-open-ms")
 		b.ReportMetric(took.Seconds()*1e3, "open-ms")
@@ -149,6 +145,6 @@ func BenchmarkManyQueues(b *testing.B) {
 		for _, cl := range out {
 			release(cl.pins)
 		}
-		close(s)
+		benchClose(b, s, dir+"/many")
 	}
 }
