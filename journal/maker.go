@@ -62,6 +62,10 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	}
 	for _, f := range list {
 		switch {
+		case !f.Regular && (strings.HasPrefix(f.Name, freePrefix) || strings.HasPrefix(f.Name, tempPrefix)):
+			// A directory that somebody made, say. It holds nothing of the store, so it is no reason to
+			// refuse one that is whole.
+			l.opt.Logger.Warn("not a file of the store, though its name is one; it is left alone", "name", f.Name)
 		case strings.HasPrefix(f.Name, sparePrefix) && len(m.spare) <= spareMax && m.mayKeep(f.Name):
 			// On a disk that is full this is what the log goes on in.
 			m.spare = append(m.spare, f.Name)

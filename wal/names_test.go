@@ -21,7 +21,7 @@ func TestNamesThatAreNotFiles(t *testing.T) {
 		refused bool
 	}{
 		{"claims", true}, {"META", true}, {"LOCK", true}, {"ckpt-0000000100001000", true}, {"newest checkpoint", true}, {"segment", true},
-		{"cut-0000000100001000-1", false},
+		{"cut-0000000100001000-1", false}, {"free-0000002a", false}, {"free-spare-00000001", false}, {"tmp-META", false}, {"tmp-ckpt-00000001ffff0000", false},
 	} {
 		for what, put := range stand {
 			dir, name := closedStore(t), c.name

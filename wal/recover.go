@@ -135,7 +135,7 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 		if err == nil && c.Pos == 0 {
 			err = errors.Join(&CorruptError{File: f.Name, Reason: "a checkpoint from before the first frame"}, c.Close())
 		}
-		if errors.Is(err, segment.ErrCorrupt) {
+		if unfit(err) {
 			r.unusable(f.Name, err)
 			// Where its header is whole, it still says how far the log was durable.
 			if info, err := checkpoint.ReadInfo(r.dir, f.Name, r.uuid); err == nil {
@@ -159,13 +159,19 @@ func (r *recovered) openCheckpoints() ([]*checkpoint.File, error) {
 // found in the log behind its position is not of that kind: the one before has to get past it too.
 var errUnusable = errors.New("not usable")
 
+// unfit reports whether an error is about the bytes of a checkpoint: they are damaged, or the
+// device can't read them. What else keeps a file from being opened may pass, and is the error of Open.
+func unfit(err error) bool {
+	return errors.Is(err, segment.ErrCorrupt) || errors.Is(err, disk.ErrFault)
+}
+
 // replay makes the state from a checkpoint and the log behind it.
 func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	t := state.NewTable()
 	var start journal.Start
 	if c != nil {
 		if err := c.Load(t); err != nil {
-			if errors.Is(err, segment.ErrCorrupt) {
+			if unfit(err) {
 				err = fmt.Errorf("%w: %w", errUnusable, err)
 			}
 			return err

@@ -328,3 +328,54 @@ func TestScenario_FoldFromTheOlderCheckpoint(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// Rule 3.1, "newest usable checkpoint". One that the device can't read is not usable; the one
+// before is, with the log behind it, and nothing is given back before there are two again.
+func TestScenario_UnreadableCheckpoint(t *testing.T) {
+	for which := range 2 {
+		for _, at := range []string{"header", "messages", "footer"} {
+			t.Run(fmt.Sprintf("%s of %d", at, which), func(t *testing.T) {
+				scenario(t, func(t *testing.T) {
+					fs := twice(t)
+					names := checkpointNames(t, fs)
+					if len(names) != 2 {
+						t.Fatal(names)
+					}
+					name := names[which]
+					b, err := fs.Device(spool + "/" + name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					off := map[string]int64{"header": 0, "messages": 512, "footer": int64(len(b)) - 1}[at]
+					if err := fs.Unreadable(spool+"/"+name, off, 1); err != nil {
+						t.Fatal(err)
+					}
+					f, err := Verify(spool, tiny(fs))
+					if err != nil || len(f) == 0 {
+						t.Errorf("verify finds %v, %v", f, err)
+					}
+					s := started(t, tiny(fs))
+					if n := s.Stats().WorkQueueLength; n != int64(len(twiceHolds)) {
+						t.Errorf("of %d messages %d are there", len(twiceHolds), n)
+					}
+					if i := reasons(s.Segments(), 1); i == "" || strings.Contains(i, string(ReasonDead)) {
+						t.Errorf("segment 1 is there because of %q", i)
+					}
+					for range 2 {
+						posted(t, s, "more")
+						if err := s.Checkpoint(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					ended(t, s)
+					if f, err := Verify(spool, tiny(fs)); err != nil || len(f) > 0 {
+						t.Errorf("verify finds %v, %v", f, err)
+					}
+					if slices.Contains(checkpointNames(t, fs), name) {
+						t.Error("the one that can't be read is still there")
+					}
+				})
+			})
+		}
+	}
+}
