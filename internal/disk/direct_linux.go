@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 // drops the pages of the range before and after the write, so mappings and reads see what was
 // written once it has returned (open(2), and iomap in the kernel's documentation of file systems).
 type direct struct {
-	wanted bool // the file system writes in place; set when the file is opened
+	last *directs // nil: such writes are not wanted
 
 	mu      sync.Mutex
 	f       *os.File
@@ -25,58 +26,103 @@ type direct struct {
 	closed  bool
 }
 
+// directs is the one file of a directory that has such a descriptor: a log writes to one
+// segment at a time, and each that it has sealed would hold one to its end.
+type directs struct{ atomic.Pointer[direct] }
+
+// of is for a file that was opened. inPlace says that it may be written to, and is in place.
+func (s *directs) of(inPlace bool) direct {
+	if !inPlace {
+		return direct{}
+	}
+	return direct{last: s}
+}
+
 // writeDurable writes past the page cache if everything is aligned and the file takes it.
 // tried says that it did, and err is what came of it.
 func (d *direct) writeDurable(of *os.File, off int64, bufs [][]byte) (tried bool, err error) {
-	if !d.wanted || !alignedFor(off, bufs) {
+	if d.last == nil || !alignedFor(off, bufs) {
 		return false, nil
 	}
-	f, err := d.open(of)
-	if f == nil || err != nil {
-		return err != nil, err
+	for {
+		f, err := d.open(of)
+		if f == nil || err != nil {
+			return err != nil, err
+		}
+		err = writeVectors(f, off, bufs, true)
+		switch {
+		case errors.Is(err, fs.ErrClosed): // before a byte was written: for another file, or with this one
+			continue
+		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+			// A device of larger sectors, say. Nothing is lost: all of it is written again, through the cache.
+			d.refuse()
+			return false, nil
+		}
+		return true, err
 	}
-	err = writeVectors(f, off, bufs, true)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		// A device of larger sectors, say. Nothing is lost: all of it is written again, through the cache.
-		d.mu.Lock()
-		d.refused = true
-		d.mu.Unlock()
-		return false, nil
-	}
-	return true, err
 }
 
+// open returns the descriptor, nil if there can be none.
 func (d *direct) open(of *os.File) (*os.File, error) {
+	f, opened, err := d.have(of)
+	if opened {
+		if before := d.last.Swap(d); before != nil && before != d {
+			_ = before.drop() // all that was written by it is durable
+		}
+	}
+	return f, err
+}
+
+func (d *direct) have(of *os.File) (f *os.File, opened bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return nil, fs.ErrClosed
+		return nil, false, fs.ErrClosed
 	}
-	if d.refused {
-		return nil, nil
+	if d.refused || d.f != nil {
+		return d.f, false, nil
 	}
-	if d.f != nil {
-		return d.f, nil
-	}
-	f, err := reopenDirect(of, unix.O_RDWR)
+	f, err = reopenDirect(of, unix.O_RDWR)
 	if errors.Is(err, fs.ErrClosed) {
-		return nil, err
+		return nil, false, err
 	}
-	d.f, d.refused = f, err != nil // no O_DIRECT on this file system, or no /proc
-	return d.f, nil
+	if err != nil { // no O_DIRECT on this file system, or no /proc
+		d.refused = true
+		return nil, false, nil
+	}
+	d.f = f
+	return f, true, nil
 }
 
-// close closes the descriptor; no other is opened.
-func (d *direct) close() error {
+func (d *direct) refuse() {
+	d.mu.Lock()
+	d.refused = true
+	d.mu.Unlock()
+	_ = d.drop() // what it wrote is written again
+}
+
+// drop closes the descriptor. A write that is under way keeps it until it returns.
+func (d *direct) drop() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.closed = true
 	if d.f == nil {
 		return nil
 	}
 	f := d.f
 	d.f = nil
 	return f.Close()
+}
+
+// close closes the descriptor; no other is opened.
+func (d *direct) close() error {
+	if d.last == nil {
+		return nil
+	}
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.last.CompareAndSwap(d, nil)
+	return d.drop()
 }
 
 // reopenDirect opens the same file once more, whatever its name is by now.

@@ -117,6 +117,7 @@ type props struct {
 type osDir struct {
 	f *os.File
 	props
+	directs directs
 }
 
 func (d *osDir) Path() string      { return d.f.Name() }
@@ -189,11 +190,11 @@ func (d *osDir) Create(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.file(f, name), nil
+	return d.file(f, name, true), nil
 }
 
-func (d *osDir) file(f *os.File, name string) *osFile {
-	return &osFile{f: f, name: name, direct: direct{wanted: !d.cow}}
+func (d *osDir) file(f *os.File, name string, write bool) *osFile {
+	return &osFile{f: f, name: name, direct: d.directs.of(write && !d.cow)}
 }
 
 func (d *osDir) create(name string) (*os.File, error) {
@@ -218,7 +219,7 @@ func (d *osDir) Open(name string, write bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.file(f, name), nil
+	return d.file(f, name, write), nil
 }
 
 func (d *osDir) open(name string, write bool) (*os.File, error) {
