@@ -57,7 +57,7 @@ func rigOver(t testing.TB, m *memdisk.FS, over disk.FS) *rig {
 
 // While the disk is full nothing is left that takes room, and the same frame goes in as soon as
 // there is some.
-func TestMakerNoSpace(t *testing.T) {
+func TestCase20_NoSpaceForASegment(t *testing.T) {
 	for room := range int64(segment.SizeMin / memdisk.PageSize) {
 		r := newRig(t)
 		r.fill(0)
@@ -284,7 +284,7 @@ func TestRecycledFileOfOthers(t *testing.T) {
 }
 
 // A dead segment lives again, with another salt, and its old frames are nobody's.
-func TestRecycledFileLivesAgain(t *testing.T) {
+func TestCase13_StaleFramesInARecycledSegment(t *testing.T) {
 	r := newRig(t)
 	for range 2 * perSegment {
 		r.put(1)

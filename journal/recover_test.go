@@ -338,7 +338,7 @@ func (r *rig) replaysNow(what string) {
 
 // The frame that a power cut tears keeps any mix of its sectors, over zeros and over the frames
 // of an earlier life: it is there with all of them, else not at all.
-func TestEveryTornSector(t *testing.T) {
+func TestCase01_PowerCutInsideAnAppend(t *testing.T) {
 	for name, prepare := range map[string]func(r *rig){
 		"zeros": func(r *rig) { r.put(1) },
 		"an earlier life": func(r *rig) {

@@ -253,8 +253,8 @@ func plainEntry(e Entry) Entry {
 
 func one(queue string) []mailq.Recipient { return []mailq.Recipient{{Queue: queue, Address: "a"}} }
 
-// TestMarks: a used-mark twice, before, and without its enqueue.
-func TestMarks(t *testing.T) {
+// TestCase14_MarksTwiceBeforeAndWithoutTheirEnqueue: a used-mark twice, before, and without its enqueue.
+func TestCase14_MarksTwiceBeforeAndWithoutTheirEnqueue(t *testing.T) {
 	delivered := segment.SettleRun{First: 0, Count: 1, Result: mailq.Delivered}
 	w, table := newWriter(), NewTable()
 	w.settle(1, delivered) // before its enqueue
@@ -421,5 +421,24 @@ func TestNoteOfARunIsShared(t *testing.T) {
 				t.Fatalf("recipient %d has another note", i)
 			}
 		}
+	}
+}
+
+// TestCase14_TheSameLogReplayedTwice: what lies before the position of the state changes nothing.
+func TestCase14_TheSameLogReplayedTwice(t *testing.T) {
+	w, table := newWriter(), NewTable()
+	id := w.enqueue(&mailq.Message{Recipients: append(one("local"), one("other")...)}, &segment.EnqueueFields{})
+	w.frame()
+	w.settle(id, segment.SettleRun{First: 0, Count: 1, Result: mailq.Delivered})
+	w.settle(id, segment.SettleRun{First: 1, Count: 1, Result: mailq.Uncertain, Attempts: 1})
+	w.frame()
+	w.enqueue(&mailq.Message{Recipients: one("local")}, &segment.EnqueueFields{})
+	w.frame()
+	apply(t, table, w.frames...)
+	counts := table.Counts
+	apply(t, table, w.frames...)
+	apply(t, table, w.frames[1])
+	if d := w.model.diff(table, true); d != "" || table.Counts != counts || table.Counts.Enqueued != 3 {
+		t.Errorf("replayed twice: %s %+v, was %+v", d, table.Counts, counts)
 	}
 }

@@ -210,8 +210,8 @@ func TestOpenedAllTheSame(t *testing.T) {
 	}
 }
 
-// TestDamagedBody: a flipped bit in a body sets that message aside; the others are delivered.
-func TestDamagedBody(t *testing.T) {
+// TestCase03_BadChecksumInASealedSegment: a flipped bit in a body sets that message aside; the others are delivered.
+func TestCase03_BadChecksumInASealedSegment(t *testing.T) {
 	dir := closedStore(t)
 	// The body of the message in the second frame of segment 2 begins 512 bytes into it.
 	patch(t, segments(t, dir)[1], 4096+4096+512+100, []byte{1})
@@ -266,8 +266,8 @@ func TestDamagedTable(t *testing.T) {
 
 const lockedDir = "MTAWAL_TEST_LOCKED_DIR"
 
-// TestLocked: a second Open, in this process or another, is refused at once.
-func TestLocked(t *testing.T) {
+// TestCase27_Locked: a second Open, in this process or another, is refused at once.
+func TestCase27_Locked(t *testing.T) {
 	if dir := os.Getenv(lockedDir); dir != "" {
 		_, err := wal.Open(dir, wal.Options{})
 		if !errors.Is(err, wal.ErrLocked) {
@@ -283,7 +283,7 @@ func TestLocked(t *testing.T) {
 	if !errors.As(err, &who) || who.PID != os.Getpid() {
 		t.Errorf("a second Open was told: %v", err)
 	}
-	other := exec.Command(os.Args[0], "-test.run=^TestLocked$")
+	other := exec.Command(os.Args[0], "-test.run=^TestCase27_Locked$")
 	other.Env = append(os.Environ(), lockedDir+"="+dir)
 	if out, err := other.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

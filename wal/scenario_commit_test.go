@@ -74,7 +74,7 @@ func TestScenario_NothingIsAcknowledgedAfterAFailure(t *testing.T) {
 
 // Rule 4.4. The latch is set by every failure of the tail: a sync that says EIO though all was
 // written, a read-only file system, a successor that can't be made.
-func TestScenario_EveryFailureOfTheTailLatches(t *testing.T) {
+func TestCase18_EveryFailureOfTheTailLatches(t *testing.T) {
 	for name, plan := range map[string]faultdisk.Plan{
 		"the write":                    {Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}},
 		"half of the write":            {Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}, ShortWrite: true},
@@ -150,7 +150,7 @@ func TestScenario_CrashAtEveryStepOfARotation(t *testing.T) {
 }
 
 // Case 16. A crash at each step of checkpoints, of recycling, and of a second life of segments.
-func TestScenario_CrashAtEveryStepOfACompaction(t *testing.T) {
+func TestCase16_CrashAtEveryStepOfACompaction(t *testing.T) {
 	everyStep(t, func(s *Store, a *account) error {
 		for round := range 3 {
 			for i := range 8 {
@@ -407,7 +407,7 @@ func TestScenario_HardLinkOfADeadSegment(t *testing.T) {
 
 // Case 24. A segment that somebody cut short under the store: a typed error, and the process
 // lives. A sync beyond the end of a file says nil, so the size is looked at.
-func TestScenario_TruncatedUnderAnOpenStore(t *testing.T) {
+func TestCase24_TruncatedUnderAnOpenStore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(dir, Options{SegmentSize: segment.SizeMin})
 	if err != nil {

@@ -161,7 +161,7 @@ func inFlight(t *testing.T, n int) (before, after *memdisk.FS, w whereItIs, text
 
 // Section 2. "The second of two commits in flight is durable, the first is not: both are
 // dropped, neither was acknowledged." What is cut is counted and saved.
-func TestScenario_SecondDurableFirstNot(t *testing.T) {
+func TestCase02_LaterPageDurableEarlierNot(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs, after, w, _ := inFlight(t, 2)
 		transplant(t, after, fs, w.tail.Number, w.end.Offset()+segment.AlignmentMin, segment.AlignmentMin)

@@ -213,7 +213,7 @@ func TestScenario_LogShorterThanItsCheckpoint(t *testing.T) {
 
 // Rule 3.3. "A segment number below the oldest replay start that holds no live message is dead,
 // whatever is in it (files reappear after power cuts)." It is not replayed and is gone again.
-func TestScenario_DeadSegmentReappears(t *testing.T) {
+func TestCase09_DeletedSegmentReappears(t *testing.T) {
 	for _, what := range []string{"as it was", "garbage", "empty"} {
 		t.Run(what, func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
@@ -300,7 +300,7 @@ func crashed(t *testing.T) (*memdisk.FS, *account) {
 }
 
 // Cases 15 and 22. A crash at each step of an opening, and at each of the opening after it.
-func TestScenario_CrashInRecoveryAndInTheNext(t *testing.T) {
+func TestCase15_CrashInRecoveryAndInTheNext(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs, a := crashed(t)
 		rng := rand.New(rand.NewPCG(3, 3))
@@ -348,7 +348,7 @@ func TestScenario_CrashInRecoveryAndInTheNext(t *testing.T) {
 }
 
 // Case 22 and rule 7.1. "Opening a full disk needs no new byte", and used-marks go on.
-func TestScenario_RecoveryOnAFullDisk(t *testing.T) {
+func TestCase22_RecoveryOnAFullDisk(t *testing.T) {
 	for _, cow := range []bool{false, true} {
 		scenario(t, func(t *testing.T) {
 			fs := memdisk.New(memdisk.Config{})
@@ -413,7 +413,7 @@ func TestScenario_UnreadableLog(t *testing.T) {
 }
 
 // Case 25. A body that can't be read is that message's trouble alone.
-func TestScenario_UnreadableBody(t *testing.T) {
+func TestCase25_UnreadableBody(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
 		s := started(t, tiny(fs))

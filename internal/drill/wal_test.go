@@ -4,7 +4,7 @@ import "testing"
 
 // The engine keeps its promises through kills. What the two numbers are is
 // chance; that nothing is lost or repeated without notice is not.
-func TestWal(t *testing.T) {
+func TestCase17_SIGKILLAtAnyInstant(t *testing.T) {
 	c := testConfig(t, "wal")
 	c.Messages, c.Kills = 600, 3
 	r := mustRun(t, c)
