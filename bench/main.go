@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +45,7 @@ func main() {
 type options struct {
 	load.Config
 	json   bool
+	cpu    string // file for a CPU profile; empty: none
 	report string // directory of report.html and report.json; empty: none
 }
 
@@ -54,6 +56,7 @@ func parse(args []string) (o options, err error) {
 	f.BoolVar(&o.Full, "full", false, "all sizes with all producers, every system at every backlog: hours")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of tables")
 	f.StringVar(&o.report, "report", ".", "directory for report.html and report.json; empty: do not write them")
+	f.StringVar(&o.cpu, "cpuprofile", "", "file for a CPU profile of this process: with --only, of one system in one workload")
 	f.IntVar(&o.Rounds, "rounds", 0, "rounds of what takes turns (default 3, quick 2)")
 	f.DurationVar(&o.Round, "round", 0, "how long a system's turn lasts at most (default 400ms, quick 200ms)")
 	only := f.String("only", "", "run only what matches this regular expression as \"workload/system\", such as steady or /mtawal")
@@ -128,7 +131,7 @@ func run(o options) (err error) {
 		o.Out = io.Discard
 	}
 	r.PrintHead(o.Out)
-	runErr := load.Run(&o.Config)
+	runErr := o.profiled(func() error { return load.Run(&o.Config) })
 	r.Took = time.Since(start).Round(time.Second).String()
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
@@ -144,6 +147,23 @@ func run(o options) (err error) {
 		fmt.Fprintf(o.Out, "\n%s; wrote %s\n", r.Took, filepath.Join(o.report, "report.html"))
 	}
 	return runErr
+}
+
+// profiled does something under a CPU profile, if one is asked for.
+func (o *options) profiled(do func() error) error {
+	if o.cpu == "" {
+		return do()
+	}
+	f, err := os.Create(o.cpu)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = do()
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
 }
 
 // describe is what the report says of the systems.

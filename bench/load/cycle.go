@@ -12,9 +12,9 @@ import (
 func cycles(c *Config) (list []Workload) {
 	add := func(s size, producers, recipients int) {
 		w := rate{group: "cycle", producers: producers, size: s, recipients: recipients, want: isQueue, do: cycle,
-			title: fmt.Sprintf("enqueue, claim, used: %s, %d producers", s.name, producers)}
+			title: fmt.Sprintf("enqueue, claim, used: %s, %s", s.name, count(producers, "producer"))}
 		if recipients > 1 {
-			w.title += fmt.Sprintf(", %d recipients", recipients)
+			w.title += ", " + count(recipients, "recipient")
 			w.group = "cycle of several recipients"
 		}
 		list = append(list, Workload{w.title, w.run})

@@ -10,7 +10,7 @@ import (
 func enqueues(c *Config) (list []Workload) {
 	add := func(s size, producers int) {
 		w := rate{group: "enqueue", producers: producers, size: s, recipients: 1,
-			title: fmt.Sprintf("enqueue %s, %d producers", s.name, producers),
+			title: fmt.Sprintf("enqueue %s, %s", s.name, count(producers, "producer")),
 			do:    func(sys system.System, m system.Message) error { return sys.Enqueue(m) }}
 		// Beside a single producer stands a bare loop, beside many a bare group.
 		w.floor = system.FloorGroupBuffered.Name

@@ -4,6 +4,7 @@ package load
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -127,6 +128,14 @@ var (
 	size1M   = size{"1 MiB", system.Fixed(1 << 20), 1 << 20}
 	sizeMail = size{"mail mix", system.Mail, 40 << 10}
 )
+
+// count writes a number of things.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
 
 // fill puts n messages into a queue, with one commit for many.
 func fill(sys system.System, n int, bytes int) error {

@@ -283,7 +283,6 @@ func (r *Report) background() (list []plot) {
 }
 
 func (r *Report) steady() (list []plot) {
-	gib := func(v float64) string { return Bytes(v) }
 	for _, s := range r.Steadies {
 		if len(s.Samples) == 0 {
 			continue
@@ -296,9 +295,9 @@ func (r *Report) steady() (list []plot) {
 			{name: "on disk", points: pick(func(x Sample) int64 { return x.Disk }), color: color(s.System), bold: true},
 			{name: "live bodies", points: pick(func(x Sample) int64 { return x.Live }), color: "#2f9e44"},
 		}
-		through := axis{label: "payload written", format: gib, zero: true}
+		through := axis{label: "payload written", bytes: true, zero: true}
 		list = append(list, plot{"Long runs", s.Title() + ": space", fmt.Sprintf("%d producers enqueue, claim, read and use messages of 4 KiB.", s.Producers),
-			template.HTML(lines(through, axis{label: "bytes", format: gib, zero: true}, space))})
+			template.HTML(lines(through, axis{label: "bytes", bytes: true, zero: true}, space))})
 		var ratio, device []point
 		for i, w := range s.Windows {
 			at := float64(s.Payload) * (float64(i) + 0.5) / float64(len(s.Windows))
@@ -309,6 +308,30 @@ func (r *Report) steady() (list []plot) {
 				{name: "cycles to writes of the bare loop", points: ratio, color: color(s.System), bold: true},
 				{name: "device bytes per payload byte", points: device, color: "#1971c2"},
 			}))})
+	}
+	return list
+}
+
+// glance is a line of the summary.
+type glance struct {
+	What, Figure, ToFloor, ToPeer, Peer string
+	Device                              float64
+}
+
+// glance is how mtawal stands in each workload.
+func (r *Report) glance() (list []glance) {
+	for _, t := range r.Rates {
+		if row := t.Find(own); row != nil && row.PerSecond > 0 {
+			list = append(list, glance{t.Title, short(row.PerSecond) + " a second", Times(row.ToFloor), Times(row.ToPeer), t.Peer, row.Device})
+		}
+	}
+	for _, b := range r.Backlogs {
+		for _, row := range b.Rows {
+			if row.System == own && row.Ready > 0 {
+				list = append(list, glance{What: fmt.Sprintf("open with %s pending after SIGKILL", short(float64(b.Pending))),
+					Figure: fmt.Sprintf("%s, %.1f bytes of heap a message", seconds(row.Ready/1e3), row.Heap), ToFloor: "-", ToPeer: Times(row.ToPeer) + " of the time", Peer: b.Peer})
+			}
+		}
 	}
 	return list
 }
@@ -352,6 +375,7 @@ func (r *Report) WritePage(w io.Writer) error {
 	}
 	return t.Execute(w, struct {
 		*Report
+		Glance   []glance
 		Sections []section
-	}{r, sections})
+	}{r, r.glance(), sections})
 }

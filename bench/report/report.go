@@ -154,6 +154,7 @@ func (t *Rate) Finish() {
 type Backlog struct {
 	Pending int          `json:"pending"`
 	Size    int          `json:"body_bytes"`
+	Peer    string       `json:"peer,omitempty"` // the quickest one
 	Rows    []BacklogRow `json:"rows"`
 }
 
@@ -199,6 +200,7 @@ func (b *Backlog) Finish(mtawal string) {
 	if best == nil {
 		return
 	}
+	b.Peer = best.System
 	for i := range b.Rows {
 		b.Rows[i].ToPeer = Over(Pick(b.Rows[i].Runs, ready), Pick(best.Runs, ready))
 	}

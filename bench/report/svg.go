@@ -28,6 +28,7 @@ type axis struct {
 	format func(v float64) string // nil: short numbers
 	lo, hi float64
 	zero   bool // a linear axis that begins at 0
+	bytes  bool // of bytes: marks at powers of two
 }
 
 const (
@@ -86,8 +87,11 @@ func (a *axis) marks() (list []float64) {
 		return list
 	}
 	step := math.Pow(10, math.Floor(math.Log10((a.hi-a.lo)/3)))
+	if a.bytes {
+		step = math.Exp2(math.Ceil(math.Log2((a.hi - a.lo) / 6)))
+	}
 	for _, m := range []float64{1, 2, 5, 10} {
-		if (a.hi-a.lo)/(step*m) <= 6 {
+		if a.bytes || (a.hi-a.lo)/(step*m) <= 6 {
 			step *= m
 			break
 		}
@@ -99,8 +103,11 @@ func (a *axis) marks() (list []float64) {
 }
 
 func (a *axis) text(v float64) string {
-	if a.format != nil {
+	switch {
+	case a.format != nil:
 		return a.format(v)
+	case a.bytes:
+		return strings.Replace(Bytes(v), ".0 ", " ", 1)
 	}
 	return short(v)
 }
