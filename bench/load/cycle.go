@@ -11,7 +11,8 @@ import (
 // is, read it, mark it used. With one recipient two durable steps, with five six.
 func cycles(c *Config) (list []Workload) {
 	add := func(s size, producers, recipients int) {
-		w := rate{group: "cycle", producers: producers, size: s, recipients: recipients, want: isQueue, do: cycle,
+		w := rate{group: "cycle", producers: producers, size: s, recipients: recipients, do: cycle, floor: system.FloorGroupBuffered.Name,
+			want:  func(s system.Spec) bool { return !s.Floor || s.Group },
 			title: fmt.Sprintf("enqueue, claim, used: %s, %s", s.name, count(producers, "producer"))}
 		if recipients > 1 {
 			w.title += ", " + count(recipients, "recipient")
@@ -32,7 +33,10 @@ func cycles(c *Config) (list []Workload) {
 }
 
 func cycle(sys system.System, m system.Message) error {
-	q := sys.(system.Queue)
+	q, ok := sys.(system.Queue)
+	if !ok {
+		return bareCycle(sys, m)
+	}
 	if err := q.Enqueue(m); err != nil {
 		return err
 	}
@@ -45,6 +49,20 @@ func cycle(sys system.System, m system.Message) error {
 			return err
 		}
 		if err := j.Used(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var mark = make([]byte, 64)
+
+func bareCycle(sys system.System, m system.Message) error {
+	if err := sys.Enqueue(m); err != nil {
+		return err
+	}
+	for range m.Recipients {
+		if err := sys.Enqueue(system.Message{Body: mark, Recipients: 1}); err != nil {
 			return err
 		}
 	}

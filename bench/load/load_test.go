@@ -69,7 +69,7 @@ func TestEnqueueAlone(t *testing.T) {
 
 // TestCycle: every system, with several recipients.
 func TestCycle(t *testing.T) {
-	if tab := rate1(t, small(t, "used: 4 KiB, 64 producers, 5"), false); len(tab.Rows) != 9 {
+	if tab := rate1(t, small(t, "used: 4 KiB, 64 producers, 5"), true); len(tab.Rows) != 11 {
 		t.Errorf("%d systems", len(tab.Rows))
 	}
 }

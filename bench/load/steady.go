@@ -112,6 +112,11 @@ func (c *Config) steady(s system.Spec, kind string) (r report.Steady, err error)
 	t.retried.Store(0)
 	t.folds.Store(0)
 
+	m, _ := t.q.(*system.MtawalQueue)
+	var logBefore, movedBefore int64
+	if m != nil {
+		logBefore, movedBefore = m.Log()
+	}
 	t.start = time.Now()
 	stop := make(chan struct{})
 	var watching sync.WaitGroup
@@ -123,6 +128,10 @@ func (c *Config) steady(s system.Spec, kind string) (r report.Steady, err error)
 	r.Took = time.Since(t.start)
 	r.Payload, r.Retried, r.Samples, r.Folds = t.payload.Load(), t.retried.Load(), t.samples, int(t.folds.Load())
 	r.Busy, r.Quiet = report.PhaseOf("a fold or a compaction", t.busy), report.PhaseOf("nothing", t.quiet)
+	if m != nil {
+		log, moved := m.Log()
+		r.Log, r.Moved = part(float64(log-logBefore), r.Payload), part(float64(moved-movedBefore), r.Payload)
+	}
 	if kind == "held" {
 		r.Waiting = t.q.Pending()
 	}
@@ -137,16 +146,16 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	bare := rate{producers: steadyProducers, size: size4K, recipients: 1,
 		do: func(sys system.System, m system.Message) error { return sys.Enqueue(m) }}
 	fr := &running{sys: floor, pay: t.pay}
-	var all float64
+	var all, own float64
 	for range steadyWindows {
-		before := dev.Read()
+		before, ownBefore := dev.Read(), measure.OwnBytes()
 		want := t.c.Steady / steadyWindows
 		rate, err := t.window(want)
 		if err != nil {
 			return err
 		}
-		w := report.Window{PerSecond: rate, Device: part(dev.Read()-before, want)}
-		all += w.Device
+		w := report.Window{PerSecond: rate, Device: part(dev.Read()-before, want), Own: part(measure.OwnBytes()-ownBefore, want)}
+		all, own = all+w.Device, own+w.Own
 		h, _, took, err := bare.load(fr, t.c.Round, 1<<30)
 		if err != nil {
 			return err
@@ -155,7 +164,7 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 		w.Ratio = w.PerSecond / w.Floor
 		r.Windows = append(r.Windows, w)
 	}
-	r.Device = all / steadyWindows
+	r.Device, r.Own = all/steadyWindows, own/steadyWindows
 	return nil
 }
 

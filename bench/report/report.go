@@ -263,6 +263,9 @@ type Steady struct {
 	Windows    []Window      `json:"windows"`
 	Device     float64       `json:"device_bytes_per_payload_byte"` // the bare loop's not counted
 	DeviceFrom string        `json:"device_from"`
+	Own        float64       `json:"process_bytes_per_payload_byte"`
+	Log        float64       `json:"log_bytes_per_payload_byte,omitempty"`   // mtawal: what was appended to the log
+	Moved      float64       `json:"moved_bytes_per_payload_byte,omitempty"` // mtawal: of that, by compactions
 	DiskMax    int64         `json:"disk_bytes_max"`
 	DiskWorst  float64       `json:"disk_to_bound_max"` // of 2 x live bytes + 8 segments
 	Trend      float64       `json:"ratio_last_to_first"`
@@ -285,6 +288,7 @@ type Window struct {
 	Floor     float64 `json:"bare_loop_per_second"`
 	Ratio     float64 `json:"ratio"`
 	Device    float64 `json:"device_bytes_per_payload_byte"`
+	Own       float64 `json:"process_bytes_per_payload_byte"`
 }
 
 // Bound is what a run may take on disk: 2 x live bytes + 8 segments of 64 MiB.

@@ -24,7 +24,7 @@ func (r *Report) PrintHead(w io.Writer) {
 		if s.Version != "" {
 			name += " " + s.Version
 		}
-		fmt.Fprintf(w, "  %s: durable by %s. %s\n", name, s.Durable, s.Queue)
+		fmt.Fprintf(w, "  %s: durable by %s\n", name, s.Durable)
 	}
 }
 
@@ -108,6 +108,10 @@ func (s *Steady) Print(w io.Writer) {
 		row("disk, highest\t%s\t", Bytes(float64(s.DiskMax)))
 		row("disk to (2 x live bytes + 8 segments), worst moment\t%.2f\tbelow 1", s.DiskWorst)
 		row("device bytes per payload byte (%s)\t%.3f\tbelow 1.3", s.DeviceFrom, s.Device)
+		row("process bytes per payload byte\t%.3f\t", s.Own)
+		if s.Log > 0 {
+			row("log bytes per payload byte, those moved by compactions\t%.3f, %.3f\t", s.Log, s.Moved)
+		}
 		row("throughput to the bare loop, last to first quarter\t%.2f\t0.9 to 1.1", s.Trend)
 		row("enqueue p99 without a fold or a compaction (%d)\t%v\t", s.Quiet.Count, Short(s.Quiet.P99))
 		row("enqueue p99 while one runs (%d, %d folds seen)\t%v\t", s.Busy.Count, s.Folds, Short(s.Busy.P99))

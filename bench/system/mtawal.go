@@ -30,7 +30,9 @@ var MtawalTraced = func() Spec {
 type MtawalQueue struct {
 	store    *wal.Store
 	consumer wal.Consumer
-	moved    atomic.Int64 // when a piece of a compaction was last copied
+	at       atomic.Int64 // when a piece of a compaction was last copied
+	last     atomic.Int64 // CompactInfo.Moved then
+	moved    atomic.Int64 // bytes in all
 }
 
 var (
@@ -48,7 +50,7 @@ func openMtawal(dir string, traced bool) (*MtawalQueue, error) {
 	m := &MtawalQueue{}
 	var o wal.Options
 	if traced {
-		o.Trace = &wal.Trace{Compacted: func(wal.CompactInfo) { m.moved.Store(time.Now().UnixNano()) }}
+		o.Trace = &wal.Trace{Compacted: m.compacted}
 	}
 	var err error
 	if m.store, err = wal.Open(dir, o); err != nil {
@@ -60,9 +62,28 @@ func openMtawal(dir string, traced bool) (*MtawalQueue, error) {
 	return m, nil
 }
 
+// compacted is called by one compaction at a time.
+func (m *MtawalQueue) compacted(i wal.CompactInfo) {
+	m.at.Store(time.Now().UnixNano())
+	was := m.last.Swap(i.Moved)
+	if i.Moved < was { // another compaction
+		was = 0
+	}
+	m.moved.Add(i.Moved - was)
+}
+
+// Log is how many bytes were appended to the log, to a segment, and how many of them were copies
+// made by compactions: these only of a store that is traced.
+func (m *MtawalQueue) Log() (all, moved int64) {
+	for _, s := range m.store.Segments() {
+		all = max(all, int64(s.Number)*wal.SegmentSizeDefault)
+	}
+	return all, m.moved.Load()
+}
+
 // Compacting reports whether a piece was copied within the last 50 ms.
 func (m *MtawalQueue) Compacting() bool {
-	return time.Now().UnixNano()-m.moved.Load() < int64(50*time.Millisecond)
+	return time.Now().UnixNano()-m.at.Load() < int64(50*time.Millisecond)
 }
 
 func mtawalMessage(m Message) wal.Message {
