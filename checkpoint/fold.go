@@ -153,18 +153,24 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 	}
 }
 
+// SpareName is the name of the file that holds blocks for the next checkpoint.
+const SpareName = "spare-ckpt"
+
 // Publish makes the checkpoint at a position and gives it its final name: written
-// under a temporary one, synced, renamed, the directory synced, then read back from the
-// device and counted. When it returns nil the checkpoint is durable, was seen to be readable, and
-// adds up. On an error nothing is left under the final name that was not fully written, or that
-// was seen not to be so.
-func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (*File, error) {
+// over the file SpareName, if it is there, under a temporary name, synced, renamed, the directory
+// synced, then read back from the device and counted. When it returns nil the checkpoint is
+// durable, was seen to be readable, and adds up. On an error nothing is left under the final name
+// that was not fully written, or that was seen not to be so.
+//
+// room is for how many bytes SpareName holds blocks; File.Holds says what the checkpoint has.
+func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (*File, error) {
 	name := Name(to)
 	tmp := TempPrefix + name
 	if err := dir.Remove(tmp); err != nil && !isNotExist(err) {
 		return nil, fmt.Errorf("removing an old %s: %w", tmp, err)
 	}
-	if err := Write(dir, tmp, base, log, uuid, to); err != nil {
+	holds, err := write(dir, tmp, base, log, uuid, to, room)
+	if err != nil {
 		return nil, err
 	}
 	if err := dir.Rename(tmp, name); err != nil {
@@ -190,6 +196,7 @@ func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos) (
 		// take it for good.
 		return nil, errors.Join(fmt.Errorf("reading %s back: %w", name, err), c.Close(), dir.Remove(name))
 	}
+	c.Holds = max(holds, c.Size)
 	return c, nil
 }
 
@@ -211,6 +218,55 @@ func Write(dir disk.Dir, name string, base *File, log Log, uuid [16]byte, to seg
 	return nil
 }
 
+// write folds into the spare file, or a new one, under a temporary name, and syncs it.
+func write(dir disk.Dir, tmp string, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (holds int64, err error) {
+	f, spare, err := create(dir, tmp)
+	if err != nil {
+		return 0, fmt.Errorf("making %s: %w", tmp, err)
+	}
+	out := &fileWriter{f: f}
+	err = Fold(out, base, log, uuid, to)
+	if err == nil && spare {
+		holds, err = out.end(room)
+	}
+	if err == nil && !barrier.Gone(barrier.CheckpointSync) {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = fmt.Errorf("writing %s: %w", tmp, err)
+		if spare { // its blocks are for the next try
+			return 0, errors.Join(err, dir.Rename(tmp, SpareName))
+		}
+		return 0, errors.Join(err, ignoreNotExist(dir.Remove(tmp)))
+	}
+	return holds, nil
+}
+
+// create makes the file that a checkpoint is written to, of the spare one if that is there and
+// nobody else has its blocks.
+func create(dir disk.Dir, tmp string) (f disk.File, spare bool, err error) {
+	f, err = dir.Open(SpareName, true)
+	if err == nil {
+		own, err := f.Exclusive()
+		if err == nil && own {
+			if err = dir.Rename(SpareName, tmp); err == nil {
+				return f, true, nil
+			}
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, false, err
+		}
+	}
+	if !isNotExist(err) {
+		// Somebody has another name for it, say. It is left to them.
+		if err := ignoreNotExist(dir.Remove(SpareName)); err != nil {
+			return nil, false, err
+		}
+	}
+	f, err = dir.Create(tmp)
+	return f, false, err
+}
+
 // TempPrefix begins the names of files that may be removed at any opening.
 const TempPrefix = "tmp-"
 
@@ -221,6 +277,22 @@ const syncEvery = 8 << 20
 type fileWriter struct {
 	f             disk.File
 	off, unsynced int64
+}
+
+// end cuts off what the file held before behind what was written. That gives blocks back, which
+// are asked for again; holds is for how many bytes the file has some then.
+func (w *fileWriter) end(room int64) (holds int64, err error) {
+	size, err := w.f.Size()
+	if err != nil || size <= w.off {
+		return max(room, w.off), err
+	}
+	if err := w.f.Truncate(w.off); err != nil {
+		return 0, err
+	}
+	if room > w.off && w.f.Reserve(room) == nil {
+		return room, nil
+	}
+	return w.off, nil
 }
 
 func (w *fileWriter) Write(b []byte) (int, error) {

@@ -62,7 +62,7 @@ func (o *oracle) publish() {
 			return
 		}
 	}
-	c, err := Publish(o.dir, base, o.log, testUUID, o.table.Applied)
+	c, err := Publish(o.dir, base, o.log, testUUID, o.table.Applied, 0)
 	o.ok(err)
 	o.note("checkpoint")
 	o.kept = append(o.kept, c)

@@ -91,7 +91,7 @@ func (p *publishing) publish(fs disk.FS) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, found.Close())
 	}
-	c, err := Publish(dir, base, found, testUUID, p.new)
+	c, err := Publish(dir, base, found, testUUID, p.new, 0)
 	return c, errors.Join(err, base.Close(), found.Close())
 }
 

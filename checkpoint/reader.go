@@ -19,6 +19,7 @@ type File struct {
 	Info
 	Name     string
 	Size     int64
+	Holds    int64 // bytes that it has blocks for; 0: not known
 	sections [sectionCount]sectionRef
 	names    []string
 	states   []mailq.QueueState

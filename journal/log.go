@@ -318,6 +318,7 @@ func (l *Log) rotate(last bool) error {
 	l.mu.Lock()
 	l.ends[l.tail.Number] = l.off
 	l.segments[next.Number] = next
+	l.maker.entered(next.Number)
 	l.tail, l.off = next, next.First()
 	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
 	l.mu.Unlock()
@@ -400,21 +401,6 @@ func (l *Log) Numbers() []uint32 {
 	return slices.Sorted(maps.Keys(l.segments))
 }
 
-// Files is how many files the log has, and their bytes: segments, ready and free
-// ones.
-func (l *Log) Files() (segments int, bytes int64) {
-	l.mu.Lock()
-	for _, s := range l.segments {
-		segments++
-		bytes += s.Size
-	}
-	for _, i := range l.retired {
-		bytes += i.Size
-	}
-	l.mu.Unlock()
-	return segments, bytes + l.maker.bytes()
-}
-
 // Recycle takes dead segments out of the log. Their files get another life, or go, when
 // no reader holds them any more.
 func (l *Log) Recycle(dead []uint32) error {
@@ -435,8 +421,8 @@ func (l *Log) Recycle(dead []uint32) error {
 			errs = append(errs, s.Retire(func() {
 				l.mu.Lock()
 				delete(l.retired, n)
+				l.maker.give(n, s.Size)
 				l.mu.Unlock()
-				l.maker.give(n)
 			}))
 		}
 	}

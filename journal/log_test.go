@@ -323,9 +323,8 @@ func TestRecycleSparesTheTail(t *testing.T) {
 	if got := r.log.Segments(); len(got) != 2 || !got[0].Sealed || got[1].Sealed || got[0].End != segment.SizeMin-block || got[1].End != 2*block {
 		t.Errorf("segments: %+v", got)
 	}
-	n, bytes := r.log.Files()
-	if n != 2 || bytes < 2*segment.SizeMin {
-		t.Errorf("%d files of %d bytes", n, bytes)
+	if f := r.log.Files(); f.Segments != 2 || f.Bytes < 2*segment.SizeMin {
+		t.Errorf("%+v", f)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,15 +38,17 @@ type maker struct {
 	mu     sync.Mutex
 	next   uint32 // to be made ready
 	ready  map[uint32]*segment.Segment
-	dead   []uint32 // segment files waiting to be renamed
-	free   []string // files that may be written over, in their order of preference from the end
-	spare  []string // files that were allocated ahead and never written
-	spares uint32   // number of the last one made
-	tried  bool     // there was no room for another one
-	keep   int      // spare files that are wanted, as long as free ones do not do
-	err    error    // of the last try to make next
-	names  error    // of a sync of the directory: nothing is built on its names any more
-	last   bool     // whoever waits may have the last spare file
+	dead   []deadFile // segment files waiting to be renamed
+	free   []string   // files that may be written over, in their order of preference from the end
+	spare  []string   // files that were allocated ahead and never written
+	moving int64      // bytes of files that are being made or removed
+	turn   uint64     // see Files
+	spares uint32     // number of the last one made
+	tried  bool       // there was no room for another one
+	keep   int        // spare files that are wanted, as long as free ones do not do
+	err    error      // of the last try to make next
+	names  error      // of a sync of the directory: nothing is built on its names any more
+	last   bool       // whoever waits may have the last spare file
 	stop   bool
 	moved  *sync.Cond // ready, err, names or stop changed
 
@@ -53,14 +56,23 @@ type maker struct {
 	done chan struct{}
 }
 
+// deadFile is the file of a dead segment.
+type deadFile struct {
+	number uint32
+	size   int64
+}
+
 func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
-	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, dead: dead, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	m.moved = sync.NewCond(&m.mu)
 	list, err := l.dir.List()
 	if err != nil {
 		return fmt.Errorf("listing %s: %w", l.dir.Path(), err)
 	}
 	for _, f := range list {
+		if n, ok := segment.ParseName(f.Name); ok && slices.Contains(dead, n) {
+			m.dead = append(m.dead, deadFile{n, f.Size})
+		}
 		switch {
 		case !f.Regular && (strings.HasPrefix(f.Name, freePrefix) || strings.HasPrefix(f.Name, tempPrefix)):
 			// A directory that somebody made, say. It holds nothing of the store, so it is no reason to
@@ -105,8 +117,7 @@ func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 			return nil, m.names
 		}
 		if s := m.ready[number]; s != nil {
-			delete(m.ready, number)
-			m.next = number + 1
+			m.next = number + 1 // it stays ready until it is in the log
 			m.poke()
 			return s, nil
 		}
@@ -120,27 +131,17 @@ func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 // putBack returns a segment that was taken and not used.
 func (m *maker) putBack(s *segment.Segment) {
 	m.mu.Lock()
-	m.ready[s.Number], m.next = s, s.Number
+	m.next = s.Number
 	m.mu.Unlock()
 }
 
-// give takes the file of a dead segment.
-func (m *maker) give(number uint32) {
+// give takes the file of a dead segment that nobody reads any more. Log.mu is held.
+func (m *maker) give(number uint32, size int64) {
 	m.mu.Lock()
-	m.dead = append(m.dead, number)
+	m.dead = append(m.dead, deadFile{number, size})
+	m.turn++
 	m.mu.Unlock()
 	m.poke()
-}
-
-// bytes is what the files take that are not in the log: all of them can still be written.
-func (m *maker) bytes() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := int64(len(m.free)+len(m.spare)+len(m.dead)) * m.l.opt.SegmentSize
-	for _, s := range m.ready {
-		n += s.Size
-	}
-	return n
 }
 
 func (m *maker) close() error {
@@ -166,8 +167,7 @@ func (m *maker) run() {
 	for range m.wake {
 		for {
 			m.mu.Lock()
-			stop, dead, number := m.stop, m.dead, m.next
-			m.dead = nil
+			stop, dead, number := m.stop, slices.Clone(m.dead), m.next
 			missing := m.ready[number] == nil && m.err == nil && m.names == nil
 			m.mu.Unlock()
 			if stop {
@@ -187,6 +187,8 @@ func (m *maker) run() {
 			m.lost(err)
 			m.mu.Lock()
 			m.err = err
+			m.moving = 0
+			m.turn++
 			if err == nil {
 				m.ready[number] = s
 			}
@@ -218,36 +220,50 @@ func syncNames(dir disk.Dir) error {
 	return nil
 }
 
-// collect takes the final names off dead segments: kept for another life as far as
-// the pool goes, removed beyond it. A failure leaves a dead segment under its name,
-// which is harmless: it is known as dead at the next opening too.
-func (m *maker) collect(dead []uint32) {
+// collect takes the final names off dead segments, the first ones of the list: kept for
+// another life as far as the pool goes, removed beyond it. A failure leaves a dead segment under
+// its name, which is harmless: it is known as dead at the next opening too.
+func (m *maker) collect(dead []deadFile) {
 	var freed []string
-	for _, n := range dead {
+	for _, d := range dead {
 		m.mu.Lock()
-		keep := len(m.free)+len(freed) < m.l.opt.PoolMax
+		keep := len(m.free)+len(freed) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize
 		m.mu.Unlock()
-		name, to := segment.Name(n), fmt.Sprintf("%s%08x", freePrefix, n)
+		name, to := segment.Name(d.number), fmt.Sprintf("%s%08x", freePrefix, d.number)
 		var err error
 		if keep {
 			if err = m.l.dir.Rename(name, to); err == nil {
 				freed = append(freed, to)
+				continue
 			}
 		} else {
+			m.hold(d.size, func() { m.drop(d) })
 			err = m.l.dir.Remove(name)
+			m.hold(-d.size, nil)
 		}
 		if err != nil {
 			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
 		}
 	}
-	if err := syncNames(m.l.dir); err != nil {
+	err := syncNames(m.l.dir)
+	m.mu.Lock()
+	for _, d := range dead {
+		m.drop(d)
+	}
+	if err == nil {
+		m.free = append(m.free, freed...)
+	}
+	m.turn++
+	m.mu.Unlock()
+	if err != nil {
 		m.l.opt.Logger.Warn("names of dead segments may come back", "err", err)
 		m.lost(err)
-		return
 	}
-	m.mu.Lock()
-	m.free = append(m.free, freed...)
-	m.mu.Unlock()
+}
+
+// drop takes a file off the list of dead ones. mu is held.
+func (m *maker) drop(d deadFile) {
+	m.dead = slices.DeleteFunc(m.dead, func(e deadFile) bool { return e == d })
 }
 
 // make makes the segment with a number, from a dead one if there is one, else from
@@ -261,13 +277,16 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		}
 		// It is in nobody's way if it can't be removed either; the next opening tries again.
 		m.l.opt.Logger.Info("a dead segment is not recycled but removed", "file", from, "err", err, "removing", removeIfThere(m.l.dir, from))
+		m.hold(-m.l.opt.SegmentSize, nil)
 	}
 	err := m.room()
 	if err == nil {
+		m.hold(m.l.opt.SegmentSize, nil)
 		var s *segment.Segment
 		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt); err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
+		m.hold(-m.l.opt.SegmentSize, nil)
 	}
 	if !errors.Is(err, disk.ErrNoSpace) {
 		return nil, err
@@ -286,7 +305,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	return s, err
 }
 
-// pop takes a file off a list of more than least.
+// pop takes a file off a list of more than least. It counts as moving from then on.
 func (m *maker) pop(list *[]string, least int) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -296,6 +315,8 @@ func (m *maker) pop(list *[]string, least int) string {
 	}
 	name := (*list)[n-1]
 	*list = (*list)[:n-1]
+	m.moving = m.l.opt.SegmentSize
+	m.turn++
 	return name
 }
 
@@ -304,8 +325,7 @@ func (m *maker) room() error {
 	if m.l.opt.Room == nil {
 		return nil
 	}
-	_, have := m.l.Files()
-	return m.l.opt.Room(have, m.l.opt.SegmentSize)
+	return m.l.opt.Room(m.l.Files().Bytes, m.l.opt.SegmentSize)
 }
 
 var errNotOurs = errors.New("of another size or shared with somebody, so it is not written over")

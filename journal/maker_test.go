@@ -342,9 +342,9 @@ func TestPoolIsBounded(t *testing.T) {
 	if l := r.leftovers(); len(l) > r.opt.PoolMax {
 		t.Errorf("a pool of %d has %v", r.opt.PoolMax, l)
 	}
-	segments, size := r.log.Files()
-	if want := int64(len(r.files())) * segment.SizeMin; size != want || segments == 0 {
-		t.Errorf("%d segments, %d bytes in %d files", segments, size, len(r.files()))
+	f := r.log.Files()
+	if want := int64(len(r.files())) * segment.SizeMin; f.Bytes != want || f.Segments == 0 {
+		t.Errorf("%+v in %d files", f, len(r.files()))
 	}
 }
 

@@ -33,7 +33,7 @@ func (m *maker) addSpare() bool {
 	m.mu.Unlock()
 	switch {
 	case have > keep:
-		name := m.pop(&m.spare, 0)
+		name := m.pop(&m.spare, b2i(keep > 0)) // dead files come and go, the one for the Open frame stays
 		if name == "" {
 			return false
 		}
@@ -41,6 +41,7 @@ func (m *maker) addSpare() bool {
 			m.l.opt.Logger.Warn("a spare file could not be given back", "file", name, "err", err)
 		}
 		m.mu.Lock()
+		m.moving = 0
 		m.moved.Broadcast()
 		m.mu.Unlock()
 		return true
@@ -51,6 +52,8 @@ func (m *maker) addSpare() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.moved.Broadcast()
+	m.moving = 0
+	m.turn++
 	if err != nil {
 		// A reserve that there is no room for is asked for again at the next look.
 		m.tried = true
@@ -66,6 +69,7 @@ func (m *maker) newSpare() (string, error) {
 		return "", err
 	}
 	m.mu.Lock()
+	m.moving = m.l.opt.SegmentSize
 	m.spares++
 	name := fmt.Sprintf("%s%08x", sparePrefix, m.spares)
 	m.mu.Unlock()
@@ -106,19 +110,6 @@ func (m *maker) mayKeep(name string) bool {
 	}
 	m.spares = max(m.spares, n)
 	return true
-}
-
-// Left is how many bytes the log can still take without another block of the disk: the rest
-// of the segment at its end, and of the files that stand ready.
-func (l *Log) Left() int64 {
-	l.mu.Lock()
-	end := l.End()
-	var n int64
-	if s := l.segments[end.Segment()]; s != nil {
-		n = s.Size - end.Offset()
-	}
-	l.mu.Unlock()
-	return n + l.maker.bytes()
 }
 
 func b2i(b bool) int {

@@ -62,7 +62,7 @@ func TestSpareFiles(t *testing.T) {
 	if n := len(r.spares()); n != 3 {
 		t.Fatalf("%d spare files: %v", n, r.files())
 	}
-	left := r.log.Left()
+	left := r.log.Files().Left
 	if want := int64(4)*segment.SizeMin + segment.SizeMin - 3*block; left != want {
 		t.Errorf("%d bytes are left, should be %d", left, want)
 	}

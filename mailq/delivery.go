@@ -80,7 +80,8 @@ type Outcome struct {
 	// Until is when a deferred recipient is due again; for an uncertain one,
 	// the zero time leaves it to the queue's policy.
 	Until time.Time
-	// Note replaces the recipient's note, unless it is nil.
+	// Note replaces the recipient's note, unless it is nil. A store that is full may leave the
+	// note before in its place.
 	Note []byte
 	// Replace holds the recipients that take its place, with Replaced only.
 	Replace []Recipient

@@ -73,7 +73,7 @@ func (e *LimitError) Is(target error) bool { return target == ErrTooLarge }
 
 // FullError says why there is no room. It matches [ErrFull].
 type FullError struct {
-	Reason     string // which bound was met: "disk", "MaxBytes", "reserve", ...
+	Reason     string // which bound was met: "disk", "MaxBytes", or what else there is too much of
 	Need, Free int64  // bytes asked for, bytes available to intake; Free may be negative
 }
 

@@ -12,9 +12,9 @@ import (
 )
 
 // stream is a body that goes into the log ahead of its message: one that is too long for
-// its message's frame, or one that is staged. From its first chunk until its message is
-// applied, or it ends, no segment that may hold its chunks is recycled: without a message
-// that names them they are garbage.
+// its message's frame, or one that is staged. Until its message is applied, or it ends, no
+// segment that holds a chunk of it is recycled: without a message that names them they are
+// garbage.
 //
 // Lock order: Store.mu before mu. mu is held over no system call.
 type stream struct {
@@ -26,8 +26,6 @@ type stream struct {
 	// Of whoever uses it, see use.
 	id       uint64 // to which the checksums of its chunks are bound; 0 before the first
 	sequence uint32
-
-	first uint32 // under Store.mu: the segment from which on chunks of it may be; 0: none is in the log
 
 	mu       sync.Mutex
 	user     any           // nil, writing, or the *ticket of the batch that has it
@@ -136,7 +134,6 @@ func (st *stream) put(ctx context.Context, data []byte, bounce bool) error {
 		s.mu.Lock()
 		st.id = s.nextID // an ID of its own
 		s.nextID++
-		st.first = s.log.End().Segment()
 		s.mu.Unlock()
 	}
 	c := newTicket(s)
@@ -171,12 +168,21 @@ func (st *stream) await(ctx context.Context, most int) error {
 		if err != nil || first == nil {
 			return err
 		}
+		full := time.NewTimer(retryFull)
 		select {
 		case <-first.done:
 		case <-st.ended:
-			return st.why()
+			err = st.why()
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for a body to reach the log: %w", context.Cause(ctx))
+			err = fmt.Errorf("waiting for a body to reach the log: %w", context.Cause(ctx))
+		case <-full.C:
+			if st.s.space.full.Load() { // its message is not in the log, so nothing is
+				err = st.s.fullError(int64(n), 0)
+			}
+		}
+		full.Stop()
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -231,6 +237,29 @@ func (st *stream) end(why error) {
 		delete(st.s.streams, st)
 	}
 	st.drop()
+}
+
+// pins adds the segments that hold chunks of the stream, and reports whether any does. Store.mu
+// is held.
+func (st *stream) pins(segments map[uint32]bool) (any bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, c := range st.chunks {
+		segments[c.Pos.Segment()], any = true, true
+	}
+	for _, t := range st.under {
+		if t.pos != 0 { // else it is not in the log yet
+			segments[t.pos.Segment()], any = true, true
+		}
+	}
+	return any
+}
+
+// inLog reports whether a chunk of it is in the log, or on its way there.
+func (st *stream) inLog() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return len(st.chunks)+len(st.under) > 0
 }
 
 func (st *stream) inBatch() bool {

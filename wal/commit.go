@@ -175,6 +175,9 @@ func (s *Store) place(t *ticket) *group {
 	g.encoding.Add(1)
 	g.placed += int64(table + body)
 	s.placed += int64(table + body)
+	growth := t.growth()
+	g.growth += growth
+	s.adding += growth
 	t.ids = t.ids[:0]
 	for i := range t.enqueue {
 		m, p := &t.enqueue[i], &t.plans[i]
@@ -320,6 +323,7 @@ func (s *Store) commit(g *group) error {
 		}
 	}
 	s.placed -= g.placed
+	s.adding -= g.growth
 	for _, t := range g.tickets {
 		t.pos, t.group = f.Pos, nil
 		s.settled(t)
@@ -337,7 +341,7 @@ func (s *Store) commit(g *group) error {
 			default:
 			}
 		}
-		s.folds.grew(f.Len, int64(f.TableLen))
+		s.folds.grew(f.Len, g.growth)
 	}
 	return nil
 }
@@ -361,6 +365,9 @@ func (s *Store) append(d *journal.Draft) (segment.FrameHeader, error) {
 			return h, err
 		}
 		if !s.space.full.Swap(true) {
+			s.mu.Lock()
+			s.roomy.Broadcast() // intake that waits for a place is refused
+			s.mu.Unlock()
 			s.opt.Logger.Warn("the disk is full; intake is shut", "dir", s.dir.Path(), "err", err)
 		}
 		select {

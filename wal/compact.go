@@ -106,7 +106,7 @@ func (s *Store) sparse(i *segmentUse) bool {
 	f := &s.folds
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && i.Number < f.streams &&
+	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && !f.streams[i.Number] &&
 		i.Live*100 < i.Size*sparseBelow
 }
 

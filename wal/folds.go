@@ -31,8 +31,9 @@ type foldState struct {
 	older   *checkpoint.File
 
 	grown  atomic.Int64 // bytes of the log since newest
-	tables atomic.Int64 // those of them that are records
+	growth atomic.Int64 // what they may add to a checkpoint
 	size   atomic.Int64 // of newest
+	room   foldRoom
 	wake   chan struct{}
 
 	mu      sync.Mutex
@@ -42,7 +43,7 @@ type foldState struct {
 	took    time.Duration
 	sumNew  *checkpoint.Summary
 	sumOld  *checkpoint.Summary
-	streams uint32 // the first segment that may hold chunks which were not named yet at newest
+	streams map[uint32]bool // segments with chunks that were not named yet at newest
 	newInfo []CheckpointInfo
 	pins    map[*pin]struct{} // of snapshots that are under way
 }
@@ -61,14 +62,19 @@ func infoOf(c *checkpoint.File) CheckpointInfo {
 
 func (f *foldState) init(s *Store, r *recovered) {
 	f.s, f.newest, f.older = s, r.newest, r.older
+	for _, c := range []*checkpoint.File{r.newest, r.older} {
+		if c != nil {
+			f.setHolds(c.Name, c.Size)
+		}
+	}
 	f.wake = make(chan struct{}, 1)
 	f.grown.Store(r.found.ReplayedBytes)
-	f.note(segment.NumberMax) // streams of an earlier opening are garbage
-	f.grew(0, r.found.ReplayedBytes)
+	f.note(nil) // streams of an earlier opening are garbage
+	f.grew(0, r.tables)
 }
 
 // note publishes what the checkpoints say.
-func (f *foldState) note(streams uint32) {
+func (f *foldState) note(streams map[uint32]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.streams = streams
@@ -87,8 +93,8 @@ func (f *foldState) note(streams uint32) {
 }
 
 // grew counts what was appended and wakes the fold when it is due.
-func (f *foldState) grew(n, table int64) {
-	f.tables.Add(table)
+func (f *foldState) grew(n, growth int64) {
+	f.growth.Add(growth)
 	if f.grown.Add(n) >= max(foldGrowth*f.size.Load(), foldSegments*f.s.opt.SegmentSize) {
 		f.poke()
 	}
@@ -100,13 +106,6 @@ func (f *foldState) poke() {
 	default:
 	}
 }
-
-// nextSize bounds the size of the next checkpoint: what is in it was in the last one, or in a
-// record since.
-func (f *foldState) nextSize() int64 { return f.size.Load() + f.tables.Load() + checkpointFixed }
-
-// checkpointFixed is more than a checkpoint of nothing takes.
-const checkpointFixed = 64 << 10
 
 // foldLoop makes checkpoints as they become due.
 func (s *Store) foldLoop() {
@@ -140,13 +139,14 @@ func (s *Store) fold() error {
 	f := &s.folds
 	f.running.Lock()
 	defer f.running.Unlock()
+	grown, growth := f.grown.Load(), f.growth.Load() // first: what comes meanwhile is behind to, and counts again
 	s.mu.Lock()
 	to := s.table.Applied
-	streams := s.firstStream()
+	streams := s.streamSegments()
 	at := totals{s.table.Counts, int64(s.table.Messages())}
 	s.mu.Unlock()
 	began := s.opt.now()
-	err := f.makeOne(to, streams)
+	err := f.makeOne(to, streams, grown, growth)
 	var odd error
 	if err == nil {
 		var files bool
@@ -166,25 +166,25 @@ func (s *Store) fold() error {
 	return s.recycle()
 }
 
-func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
+func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, growth int64) error {
 	if f.newest != nil && f.newest.Pos == to {
 		return nil
 	}
 	if err := f.s.log.Sync(to); err != nil {
 		return err // only with NoSync: a checkpoint promises what it folds
 	}
-	start, tables := f.grown.Load(), f.tables.Load()
-	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to)
+	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	if errors.Is(err, segment.ErrCorrupt) && f.older != nil {
 		// It may have decayed since the store was opened. What the older one needs is there still.
 		f.s.opt.Logger.Warn("folding from the older checkpoint", "err", err)
-		c, err = checkpoint.Publish(f.s.dir, f.older, f.s.log, f.s.uuid, to)
+		c, err = checkpoint.Publish(f.s.dir, f.older, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	}
 	if err != nil {
+		f.unpublished()
 		return fmt.Errorf("checkpoint at %v: %w", to, err)
 	}
-	f.grown.Add(-start)
-	f.tables.Add(-tables)
+	f.grown.Add(-grown)
+	f.growth.Add(-growth)
 	// The newer one was read back and its name is durable: now the oldest may go.
 	oldest := f.older
 	f.older, f.newest = f.newest, c
@@ -193,7 +193,8 @@ func (f *foldState) makeOne(to segment.Pos, streams uint32) error {
 	if oldest != nil {
 		errs = append(errs, oldest.Close())
 	}
-	return errors.Join(append(errs, f.removeOthers())...)
+	errs = append(errs, f.published(c, oldest), f.removeOthers())
+	return errors.Join(append(errs, f.keepRoomLocked())...)
 }
 
 // removeOthers removes checkpoints that are not one of the two that are kept.
@@ -252,21 +253,18 @@ func (s *Store) recycle() error {
 	return err
 }
 
-// firstStream is the first segment that may hold chunks which no message names yet. It
-// is taken together with the position of a checkpoint: a stream that was open then may
-// name its chunks behind it, one that was opened later has them behind it. Store.mu
-// is held.
-func (s *Store) firstStream() uint32 {
-	first := uint32(segment.NumberMax)
+// streamSegments are the segments that hold chunks which no message names yet. They are
+// taken together with the position of a checkpoint: what is not durable then comes behind it.
+// Store.mu is held.
+func (s *Store) streamSegments() map[uint32]bool {
+	pinned := make(map[uint32]bool)
 	if barrier.Gone(barrier.StreamPin) {
-		return first
+		return pinned
 	}
 	for st := range s.streams {
-		if st.first > 0 {
-			first = min(first, st.first)
-		}
+		st.pins(pinned)
 	}
-	return first
+	return pinned
 }
 
 // Checkpoint makes a checkpoint of all that is applied now. When it returns nil it is on

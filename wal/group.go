@@ -18,6 +18,7 @@ type group struct {
 	attempts []*claim // whose Attempt records ride in it
 	lease    uint64
 	placed   int64 // bytes of batches that have a place in it
+	growth   int64 // what those add to the next checkpoint
 	nudge    bool  // it moves the position of the log for whoever waits in nudge
 	encoding sync.WaitGroup
 }
@@ -91,7 +92,7 @@ func (g *group) empty() bool { return len(g.tickets) == 0 }
 // reset makes the group ready to be opened again.
 func (g *group) reset() {
 	g.slab, g.table, g.body = nil, nil, nil
-	g.records, g.placed, g.nudge = 0, 0, false
+	g.records, g.placed, g.growth, g.nudge = 0, 0, 0, false
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]
 	clear(g.attempts)

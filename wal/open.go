@@ -149,8 +149,12 @@ func (s *Store) resume(r *recovered) error {
 	s.limits = limitsFor(journal.FrameMax(opt.SegmentSize, int64(s.dir.Block())))
 	s.recent = segment.NewRecent(s.limits.room())
 	opt.Recent = s.recent
+	s.folds.s = s
 	if r.newest != nil {
 		s.folds.size.Store(r.newest.Size)
+	}
+	if err := s.folds.adoptRoom(); err != nil {
+		return err
 	}
 	log, err := r.found.Resume(opt)
 	if err != nil {

@@ -50,7 +50,7 @@ func (o *oldest) at(t *state.Table) mailq.Pin {
 func (s *Store) oldestPin() mailq.Pin {
 	p := s.oldest.at(s.table)
 	for st := range s.streams {
-		if st.first > 0 && st.staged && (p.Kind == "" || st.opened.Before(p.Since)) {
+		if st.staged && st.inLog() && (p.Kind == "" || st.opened.Before(p.Since)) {
 			p = mailq.Pin{Kind: mailq.PinStaged, Since: st.opened}
 		}
 	}

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -214,6 +215,9 @@ func (s *Store) planOutcome(t *ticket, w int, ref state.Ref, rc *state.Recipient
 		attempts++
 	}
 	run := segment.SettleRun{First: int(ref.Index), Count: 1, Result: o.Result, Attempts: attempts, Note: o.Note, Edit: !attempted}
+	if n := noteGrowth(&run); n > 0 && !s.keepsNote(n) {
+		run.Note = nil // the one before stays
+	}
 	switch o.Result {
 	case Deferred:
 		run.Until = segment.Nanos(o.Until)
@@ -301,6 +305,37 @@ func (t *ticket) need() (table, body int) {
 		}
 	}
 	return table, body
+}
+
+// growth bounds what the batch adds to the next checkpoint, the times and counts of attempts
+// of recipients that are there apart.
+func (t *ticket) growth() (n int64) {
+	for i := range t.enqueue {
+		if p := &t.plans[i]; !p.shared {
+			n += int64(p.table)
+		}
+	}
+	for i := range t.writes {
+		w := &t.writes[i]
+		if len(w.add) > 0 {
+			n += int64(segment.RecipientsSize(w.add))
+		}
+		for j := range w.runs {
+			n += noteGrowth(&w.runs[j])
+		}
+	}
+	if q := t.queue; q != nil && !q.flush {
+		n += int64(segment.QueueSize(q.name))
+	}
+	return n
+}
+
+// noteGrowth is what the note of an outcome adds to the next checkpoint.
+func noteGrowth(r *segment.SettleRun) int64 {
+	if r.Note == nil || r.Result.IsUsed() {
+		return 0
+	}
+	return int64(r.Count) * int64(len(r.Note)+binary.MaxVarintLen16)
 }
 
 func pad8(n int) int { return (n + 7) &^ 7 }

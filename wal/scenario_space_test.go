@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -84,12 +87,17 @@ func resumes(t *testing.T, s *Store) {
 // bounces are out.
 func TestScenario_OnlyBouncesLeftOnAFullDisk(t *testing.T) {
 	for _, bound := range fullDisks {
-		for _, order := range []string{"in order", "in reverse"} {
+		for _, order := range []string{"in order", "in reverse", "at random"} {
 			t.Run(bound+" "+order, func(t *testing.T) {
 				scenario(t, func(t *testing.T) {
 					_, s, sent := filled(t, bound, 4<<20)
 					refused := 0
+					seed := rand.Uint64()
+					random := rand.New(rand.NewPCG(seed, 0))
+					t.Logf("seed %d", seed)
+					watched(t, s)
 					for round := 0; s.Stats().WorkQueueLength > 0; round++ {
+
 						if round > 1000 {
 							t.Fatalf("no end: %+v", s.Stats())
 						}
@@ -99,6 +107,8 @@ func TestScenario_OnlyBouncesLeftOnAFullDisk(t *testing.T) {
 							for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
 								list[i], list[j] = list[j], list[i]
 							}
+						case "at random":
+							random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 						}
 						for _, d := range list {
 							bounce := Message{Body: []byte("your mail was refused"), Recipients: []Recipient{{Queue: "bounces"}}}
@@ -224,5 +234,163 @@ func TestScenario_TheDiskIsTakenByOthers(t *testing.T) {
 		}
 		fs.SetCapacity(1 << 40)
 		resumes(t, s)
+	})
+}
+
+// watched has the test fail, rather than hang, when nothing is committed for an hour.
+func watched(t *testing.T, s *Store) {
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		for last := int64(-1); ; {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Hour):
+			}
+			n := s.commits.Load()
+			if n == last {
+				list, _ := s.dir.List()
+				panic(fmt.Sprintf("nothing was committed for an hour: %s\n%+v\n%+v\n%+v", roomOf(s), s.Stats(), s.Segments(), list))
+			}
+			last = n
+		}
+	}()
+}
+
+// roomOf says what a store knows about its room.
+func roomOf(s *Store) string {
+	left, bounded := s.lookAtRoom()
+	f := &s.folds
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprintf("%d left (by MaxBytes: %v) of a reserve of %d, files %+v, end %v, next checkpoint %d, checkpoints %+v, last fold: %v",
+		left, bounded, s.space.reserve.Load(), s.log.Files(), s.log.End(), f.nextSize(), f.newInfo, f.failed)
+}
+
+// A file that is given back between the two looks at what there is, is not counted as free room
+// and as a file that stands ready: a reserve that is counted twice is used up, and then nobody
+// can mark anything.
+func TestRoomIsCountedOnce(t *testing.T) {
+	for _, bound := range fullDisks {
+		t.Run(bound, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				fs := memdisk.New(memdisk.Config{})
+				o := tiny(fs)
+				if bound == "MaxBytes" {
+					o.MaxBytes = 4 << 20
+				} else {
+					fs.SetCapacity(4 << 20)
+				}
+				s := started(t, o)
+				posted(t, s, "mail")
+				time.Sleep(spaceEvery * 5 / 2) // the reserve is made
+				want, _ := s.lookAtRoom()
+				spares := s.log.Files()
+				moved := 0
+				var waits atomic.Bool // the maker looks too
+				fs.OnOp(func(op disk.Op, _ string) {
+					if op != disk.OpSpace || waits.Swap(true) || moved > 1 {
+						return
+					}
+					defer waits.Store(false)
+					moved++
+					s.log.Reserve((moved - 1) * spareFiles) // given back, then made again
+					time.Sleep(spaceEvery / 10)
+				})
+				left, by := s.lookAtRoom()
+				fs.OnOp(nil)
+				if left > want || by != (bound == "MaxBytes") || moved != 2 {
+					t.Errorf("%d bytes are left (by MaxBytes: %v) where there were %d; files before %+v and after %+v", left, by, want, spares, s.log.Files())
+				}
+			})
+		})
+	}
+}
+
+// Notes do not have the checkpoint outgrow the blocks that are kept for it: on a disk that others
+// have filled every outcome is taken, with its note as far as that goes, and checkpoints are made.
+func TestScenario_NotesOnAFullDisk(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs, s, sent := filled(t, "disk", 4<<20)
+		watched(t, s)
+		time.Sleep(spaceEvery * 3 / 2)
+		fs.SetCapacity(1) // nothing is free, and nothing that is given back can be had again
+		kept := 0
+		for round := range 30 {
+			list := inHand(t, s)
+			if len(list) != sent {
+				t.Fatalf("round %d: %d of %d messages", round, len(list), sent)
+			}
+			kept = 0
+			for i, d := range list {
+				if round > 0 && len(d.Recipients[0].Note) > 0 {
+					kept++
+				}
+				note := []byte(strings.Repeat(fmt.Sprint(round, " of ", i, " "), 200)[:mailq.NoteMax])
+				if err := d.Settle(t.Context(), []Outcome{{Recipient: 0, Result: Deferred, Until: time.Now().Add(time.Minute), Note: note}}); err != nil {
+					t.Fatalf("round %d, message %d: %v", round, i, err)
+				}
+			}
+			time.Sleep(2 * time.Minute)
+		}
+		if kept == 0 || kept == sent {
+			t.Errorf("%d notes were kept of %d", kept, sent)
+		}
+		if err := s.Checkpoint(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for _, d := range inHand(t, s) {
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fs.SetCapacity(1 << 40)
+		resumes(t, s)
+	})
+}
+
+// A Write to a staged body says that the disk is full, rather than wait for its deadline; and an open
+// body keeps nobody from marking.
+func TestScenario_StagedWriteOnAFullDisk(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		st, err := s.Stage(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunk := []byte(strings.Repeat("x", s.limits.stage))
+		if _, err := st.Write(chunk); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 200 {
+			posted(t, s, fmt.Sprint("mail ", i))
+		}
+		fs.SetCapacity(1) // and the store has not looked yet
+		began := time.Now()
+		for err == nil {
+			_, err = st.Write(chunk)
+		}
+		var full *FullError
+		if !errors.As(err, &full) || full.Reason != "disk" || time.Since(began) > 10*spaceEvery {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		fs.SetCapacity(1 << 40)
+		time.Sleep(2 * spaceEvery)
+		for range 200 {
+			d := taken(t, s)
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(s.Segments()); n > 3+len(pinnedNow(s)) {
+			t.Errorf("%d segments are left, the open body holds %v", n, pinnedNow(s))
+		}
+		st.Abort()
+		ended(t, s)
 	})
 }

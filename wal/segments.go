@@ -184,8 +184,8 @@ func (s *Store) pins() pins {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range s.streams {
-		if st.first > 0 {
-			w.open = append(w.open, openStream{st.first, st.opened})
+		if in := make(map[uint32]bool); st.pins(in) {
+			w.open = append(w.open, openStream{in, st.opened})
 		}
 	}
 	return w

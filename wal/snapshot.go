@@ -126,7 +126,7 @@ func (f *foldState) dead(numbers []uint32, newer, older *checkpoint.Summary) []u
 	defer f.mu.Unlock()
 	var list []uint32
 	for _, n := range checkpoint.Plan(numbers, newer, older) {
-		if n < f.streams && !f.pinned(n) {
+		if !f.streams[n] && !f.pinned(n) {
 			list = append(list, n)
 		}
 	}

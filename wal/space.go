@@ -14,17 +14,22 @@ import (
 // The room on the disk, in three bands. Intake is admitted while the reserve is whole. What
 // a batch that settles adds, a bounce, may use bounceSegments of it. The rest is for records that
 // hold no bytes for longer than until the second checkpoint behind them: used-marks,
-// deferrals, attempts and markers. A checkpoint is made at each change of segment while intake
-// is shut, so they need the segment in which the older of two checkpoints starts, the one of
-// the newer, the one that is written and the one that is made ahead: marksSegments, whatever
-// the order in which mail is settled.
+// deferrals, attempts and markers. What was admitted last lies in the segment that is written,
+// which may be pinned by it as a whole. Behind it two checkpoints are made at each change of segment
+// while intake is shut, so marks need the next segment and the one after that in turn: with the
+// pinned one marksSegments, whatever the order in which mail is settled. One more is the spare file
+// that is for the Open frame alone.
+//
+// All of it but what is written now and next is in spareFiles, blocks that nobody else can take: so bounces
+// go on, and the store drains to empty, also where others have filled the disk.
 const (
-	marksSegments  = 4
+	marksSegments  = 3
+	openSegments   = 1
 	bounceSegments = 2
 	// resumeSegments is the room beyond the reserve at which intake that was shut resumes.
 	resumeSegments = 1
 	// spareFiles of the reserve are blocks that nobody else can take.
-	spareFiles = 3
+	spareFiles = 4
 
 	// spaceEvery is how often the room on the disk is looked at, beside each change of
 	// segment.
@@ -44,6 +49,7 @@ type diskRoom struct {
 	bounded atomic.Bool // by MaxBytes, not by the disk
 	full    atomic.Bool // a write of the log found no room
 	shut    atomic.Bool // intake ended at the reserve and has not resumed
+	terse   atomic.Bool // a note was not kept since intake ended
 
 	mailAt time.Time // of the goroutine that looks: when there was mail
 }
@@ -52,17 +58,30 @@ type diskRoom struct {
 func (s *Store) measure() {
 	sp := &s.space
 	end := s.log.End() // first: what is appended meanwhile counts twice rather than never
-	_, bytes := s.log.Files()
-	free, bounded := s.freeBytes(bytes)
-	left := free + s.log.Left()
-	c := s.folds.nextSize()
-	reserve := (marksSegments+bounceSegments)*s.opt.SegmentSize + 2*c
+	left, bounded := s.lookAtRoom()
+	reserve := (marksSegments+openSegments+bounceSegments)*s.opt.SegmentSize + s.folds.uncovered(s.folds.wanted())
 	sp.reserve.Store(reserve)
 	sp.bounded.Store(bounded)
 	sp.left.Store(left)
 	sp.at.Store(uint64(end))
 	if left >= reserve+resumeSegments*s.opt.SegmentSize && !sp.full.Load() {
 		sp.shut.Store(false)
+		sp.terse.Store(false)
+	}
+}
+
+// lookAtRoom is how much the log could still take. A file that is being made meanwhile is neither free
+// room nor a file that stands ready, and one that is made or removed between the two looks would be
+// both: so it looks until nothing has changed.
+func (s *Store) lookAtRoom() (left int64, bounded bool) {
+	f := s.log.Files()
+	for {
+		free, bounded := s.freeBytes(f.Bytes)
+		again := s.log.Files()
+		if again.Turn == f.Turn {
+			return free + min(f.Left, again.Left), bounded
+		}
+		f = again
 	}
 }
 
@@ -80,11 +99,11 @@ func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 }
 
 // roomForSegment is journal.Options.Room: no segment is made of the room that the next
-// checkpoint needs, for without it nothing would ever be given back. It is one less than intake
-// leaves: notes that outcomes leave have a checkpoint grow also while nothing is taken in.
+// checkpoint needs beyond the blocks that are kept for it, for without it nothing would ever be
+// given back.
 func (s *Store) roomForSegment(have, more int64) error {
 	free, bounded := s.freeBytes(have)
-	if need := more + s.folds.nextSize(); free < need {
+	if need := more + s.folds.uncovered(s.folds.nextSize()); free < need {
 		what := "the disk"
 		if bounded {
 			what = "MaxBytes"
@@ -115,11 +134,16 @@ func (s *Store) admitSpace(size, placed int64, bounce bool) error {
 	case !sp.shut.Load() && left-size >= reserve:
 		return nil
 	}
+	return s.fullError(size, left-reserve)
+}
+
+// fullError says which bound ended the room.
+func (s *Store) fullError(need, free int64) error {
 	why := "disk"
-	if sp.bounded.Load() {
+	if s.space.bounded.Load() {
 		why = "MaxBytes"
 	}
-	return &mailq.FullError{Reason: why, Need: size, Free: max(left-reserve, 0)}
+	return &mailq.FullError{Reason: why, Need: need, Free: max(free, 0)}
 }
 
 // short reports whether intake is shut, or about to be, for want of room.
@@ -163,6 +187,20 @@ func (s *Store) keepReserve() {
 		n = spareFiles
 	}
 	s.log.Reserve(n)
+	s.folds.keepRoom(n > 0)
+}
+
+// keepsNote reports whether a note that adds so much to the next checkpoint is kept: always,
+// while there is room; else as long as blocks are kept for it. Store.mu is held.
+func (s *Store) keepsNote(n int64) bool {
+	f := &s.folds
+	if f.room.none.Load() || !s.short() || f.nextSize()+s.adding+n <= f.covered() {
+		return true
+	}
+	if !s.space.terse.Swap(true) {
+		s.opt.Logger.Warn("notes of outcomes are not kept while the disk is full", "dir", s.dir.Path())
+	}
+	return false
 }
 
 // early reports whether a checkpoint that is not due is worth it for the room that it may give

@@ -300,8 +300,8 @@ func TestScenario_StreamOfABatchIsHeldUntilItIsApplied(t *testing.T) {
 					act(s, st)
 					s.mu.Lock()
 					defer s.mu.Unlock()
-					if got := s.firstStream(); got != st.(*stream).first {
-						t.Errorf("segments are held from %d on, want %d", got, st.(*stream).first)
+					if got := s.streamSegments(); !got[st.(*stream).chunks[0].Pos.Segment()] {
+						t.Errorf("segments %v are held, the chunks are %+v", got, st.(*stream).chunks)
 					}
 				}}
 				s = started(t, o)
@@ -326,4 +326,11 @@ func (st *stream) inBatchNow() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.inBatch()
+}
+
+// pinnedNow is the segments that open streams hold.
+func pinnedNow(s *Store) map[uint32]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streamSegments()
 }

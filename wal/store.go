@@ -88,6 +88,7 @@ type Store struct {
 	damaged   map[uint64]error
 	suspended int   // queues that take no mail
 	placed    int64 // bytes of batches that have a place in a group and are not in the log
+	adding    int64 // what those add to the next checkpoint
 	nudged    bool  // the position of the log is to move, see nudge
 	oldest    oldest
 

@@ -38,23 +38,14 @@ func (s *Store) Stats() Stats {
 		used += i.End
 	}
 	st.DeadBytes = max(used-st.LiveBytes, 0)
-	st.Segments, st.DiskBytes = s.log.Files()
+	files := s.log.Files()
+	st.Segments, st.DiskBytes = files.Segments, files.Bytes
 	st.DiskBytes += claimsSize(s.opt.claims) + s.folds.bytes()
 	if at := s.syncing.Load(); at != 0 {
 		st.SyncingSince = time.Unix(0, at)
 		st.SyncHangs = s.opt.now().Sub(st.SyncingSince) > hangAfter
 	}
 	return st
-}
-
-func (f *foldState) bytes() int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var n int64
-	for _, c := range f.newInfo {
-		n += c.Bytes
-	}
-	return n
 }
 
 // workQueue is the number of recipients that are not used. Store.mu is held.

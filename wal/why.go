@@ -112,15 +112,15 @@ func (r Reason) String() string {
 // pins is what holds segments beside mail.
 type pins struct {
 	newer, older *checkpoint.Summary
-	names        [2]string // of these
-	streams      uint32    // checkpoint.Plan's caller keeps what is from here on
+	names        [2]string       // of these
+	streams      map[uint32]bool // checkpoint.Plan's caller keeps these
 	open         []openStream
 	copied       map[uint32]int64 // snapshots that need a segment, by number
 }
 
 // openStream is a body that goes into the log ahead of its message.
 type openStream struct {
-	first uint32 // segment that may hold bytes of it
+	in    map[uint32]bool // segments that hold bytes of it
 	since time.Time
 }
 
@@ -154,13 +154,13 @@ func (i *SegmentInfo) explain(h *holding, w *pins, readers int) {
 		}
 		staged := Reason{Kind: ReasonStaged}
 		for _, o := range w.open {
-			if o.first <= i.Number {
+			if o.in[i.Number] {
 				if staged.Count++; staged.Count == 1 || o.since.Before(staged.Since) {
 					staged.Since = o.since
 				}
 			}
 		}
-		if staged.Count > 0 || w.newer != nil && i.Number >= w.streams && i.Number < w.newer.Pos.Segment() {
+		if staged.Count > 0 || w.newer != nil && w.streams[i.Number] && i.Number < w.newer.Pos.Segment() {
 			add(staged)
 		}
 	}
@@ -218,7 +218,7 @@ func (r *recovered) segments(now time.Time, number uint32) ([]SegmentInfo, error
 	if err != nil {
 		return nil, err
 	}
-	w := pins{streams: segment.NumberMax}
+	var w pins
 	for i, c := range []*checkpoint.File{r.newest, r.older} {
 		if c == nil {
 			continue

@@ -141,6 +141,10 @@ type File interface {
 	// leaves it as long as it is if that is longer. What is new reads as zeros.
 	// Durable only after Sync. On an error the file is as long as before.
 	Allocate(size int64) error
+	// Reserve reserves blocks for [0, size) and leaves the length as it is: a later write
+	// there finds room. What lies behind the end of the file goes back with Truncate. It is
+	// errors.ErrUnsupported where the platform has no such blocks. Durable only after Sync.
+	Reserve(size int64) error
 	// Truncate cuts or extends the file. Durable only after Sync.
 	Truncate(size int64) error
 	// Exclusive reports whether the file's blocks are its own: one link, and

@@ -164,6 +164,13 @@ func (o *osFile) Allocate(size int64) error {
 	return nil
 }
 
+func (o *osFile) Reserve(size int64) error {
+	if size < 0 {
+		return o.err("reserve", fs.ErrInvalid)
+	}
+	return o.err("reserve", reserve(o.f, size))
+}
+
 func (o *osFile) Truncate(size int64) error { return o.err("truncate", o.f.Truncate(size)) }
 
 func (o *osFile) Exclusive() (bool, error) {

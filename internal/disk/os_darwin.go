@@ -86,3 +86,6 @@ func (d *osDir) Identity() (id Identity, err error) {
 	id.Mount = uint64(uint32(st.Fsid.Val[0]))<<32 | uint64(uint32(st.Fsid.Val[1]))
 	return id, PathError("statfs", d.Path(), err)
 }
+
+// reserve: there are no blocks behind the end of a file that a write could count upon.
+func reserve(*os.File, int64) error { return errors.ErrUnsupported }

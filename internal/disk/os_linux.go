@@ -83,6 +83,17 @@ func allocate(f *os.File, old, size int64) error {
 	return err
 }
 
+func reserve(f *os.File, size int64) error {
+	if size == 0 {
+		return nil
+	}
+	err := withFd(f, func(fd int) error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, size) })
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+		return errors.ErrUnsupported
+	}
+	return err
+}
+
 // directAlign suits O_DIRECT on any device whose logical block is not larger.
 const directAlign = 4096
 

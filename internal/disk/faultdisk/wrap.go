@@ -170,6 +170,10 @@ func (f *file) Sync() error { return f.begin(disk.OpSync, 0, 0).do(f.inner.Sync)
 
 func (f *file) Size() (int64, error) { return get(f.begin(disk.OpSize, 0, 0), f.inner.Size) }
 
+func (f *file) Reserve(size int64) error {
+	return f.begin(disk.OpAllocate, 0, size).do(func() error { return f.inner.Reserve(size) })
+}
+
 func (f *file) Allocate(size int64) error {
 	return f.begin(disk.OpAllocate, 0, size).do(func() error { return f.inner.Allocate(size) })
 }

@@ -223,7 +223,10 @@ func (f *file) Size() (int64, error) {
 	return f.ino.size, nil
 }
 
-func (f *file) Allocate(size int64) error {
+func (f *file) Allocate(size int64) error { return f.allocate(size, true) }
+func (f *file) Reserve(size int64) error  { return f.allocate(size, false) }
+
+func (f *file) allocate(size int64, long bool) error {
 	const op = disk.OpAllocate
 	err := f.begin(op, true)
 	defer f.fs.mu.Unlock()
@@ -249,7 +252,7 @@ func (f *file) Allocate(size int64) error {
 	for _, i := range want {
 		ino.has[i] = true
 	}
-	if size <= ino.size {
+	if !long || size <= ino.size {
 		return nil
 	}
 	if err := ino.extend(size); err != nil {
@@ -286,7 +289,7 @@ func (m *FS) truncate(ino *inode, size int64) {
 		clear(ino.cache[size:ino.size])
 	}
 	ino.setSize(size)
-	for i := pageCount(size); i < len(ino.has); i++ {
+	for i := pageCount(size); i < len(ino.has); i++ { // also what was reserved behind the end
 		if ino.has[i] {
 			ino.has[i] = false
 			m.used--

@@ -1,0 +1,62 @@
+package journal
+
+// Files is what the files of a log take, and what of that it can still write into.
+type Files struct {
+	Segments int   // in the log
+	Bytes    int64 // of all files, those included that wait for a reader or are being made or removed
+	Left     int64 // that can be appended without another block of the disk: the rest of the tail, and files that stand ready
+	// Turn changes with each file that comes to what is left or goes from it. Free space of the
+	// disk that was read between two looks with the same turn is in neither Left nor on its way there.
+	Turn uint64
+}
+
+// Files counts the files of the log, all at one moment.
+func (l *Log) Files() Files {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var f Files
+	end := l.End()
+	for n, s := range l.segments {
+		f.Segments++
+		f.Bytes += s.Size
+		if n == end.Segment() {
+			f.Left = s.Size - end.Offset()
+		}
+	}
+	for _, i := range l.retired {
+		f.Bytes += i.Size
+	}
+	m := l.maker
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ready := int64(len(m.free)+len(m.spare)) * l.opt.SegmentSize
+	for _, d := range m.dead {
+		ready += d.size
+	}
+	for _, s := range m.ready {
+		ready += s.Size
+	}
+	f.Left += ready
+	f.Bytes += ready + m.moving
+	f.Turn = m.turn
+	return f
+}
+
+// hold counts bytes of files that are being made or removed, from the moment on at which then
+// has taken them from where they were counted.
+func (m *maker) hold(bytes int64, then func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.moving += bytes
+	m.turn++
+	if then != nil {
+		then()
+	}
+}
+
+// entered says that a segment which stood ready is in the log. Log.mu is held.
+func (m *maker) entered(number uint32) {
+	m.mu.Lock()
+	delete(m.ready, number)
+	m.mu.Unlock()
+}
