@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -50,7 +51,8 @@ type maker struct {
 	names  error      // of a sync of the directory: nothing is built on its names any more
 	last   bool       // whoever waits may have the last spare file
 	stop   bool
-	moved  *sync.Cond // ready, err, names or stop changed
+	waited atomic.Bool // the log waits for a segment
+	moved  *sync.Cond  // ready, err, names or stop changed
 
 	wake chan struct{}
 	done chan struct{}
@@ -108,6 +110,7 @@ func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 	defer m.mu.Unlock()
 	m.err, m.last = nil, last
 	defer func() { m.last = false }()
+	defer m.waited.Store(false)
 	m.poke()
 	for {
 		if m.stop {
@@ -124,6 +127,7 @@ func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 		if m.err != nil {
 			return nil, fmt.Errorf("making %s: %w", segment.Name(number), m.err)
 		}
+		m.waited.Store(true)
 		m.moved.Wait()
 	}
 }
@@ -271,7 +275,7 @@ func (m *maker) drop(d deadFile) {
 // when it is whole and synced, and is returned when that name is durable.
 func (m *maker) make(number uint32) (*segment.Segment, error) {
 	if from := m.pop(&m.free, 0); from != "" {
-		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
+		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
@@ -283,7 +287,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	if err == nil {
 		m.hold(m.l.opt.SegmentSize, nil)
 		var s *segment.Segment
-		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt); err == nil || errors.Is(err, errNames) {
+		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt, m.waited.Load); err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
 		m.hold(-m.l.opt.SegmentSize, nil)
@@ -298,7 +302,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	if from == "" {
 		return nil, err
 	}
-	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt)
+	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
 	if err != nil && !errors.Is(err, errNames) {
 		err = errors.Join(err, removeIfThere(m.l.dir, from))
 	}
@@ -332,7 +336,7 @@ var errNotOurs = errors.New("of another size or shared with somebody, so it is n
 
 // MakeFirst makes segment 1 of a new store.
 func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
-	s, err := makeSegment(dir, "", 1, uuid, opt)
+	s, err := makeSegment(dir, "", 1, uuid, opt, func() bool { return false })
 	if err != nil {
 		return err
 	}
@@ -342,7 +346,7 @@ func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
 // makeSegment makes a segment from a file with a free name, or from nothing.
 //
 // A spare one is written to once, as a new one is.
-func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options) (s *segment.Segment, err error) {
+func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options, hurry func() bool) (s *segment.Segment, err error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("drawing a salt: %w", err)
@@ -370,11 +374,11 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 		return nil, err
 	}
 	if fresh {
-		err = fillNew(f, h.Size)
+		err = fillNew(dir, f, h.Size, hurry)
 	} else {
 		err = mayReuse(f, h.Size)
 		if err == nil && strings.HasPrefix(from, sparePrefix) {
-			err = fillNew(f, h.Size)
+			err = fillNew(dir, f, h.Size, hurry)
 		}
 	}
 	if err == nil {
@@ -421,23 +425,6 @@ func mayReuse(f disk.File, size int64) error {
 	}
 	if n != size || !own {
 		return errNotOurs
-	}
-	return nil
-}
-
-// fillNew writes zeros over a new file once, so that no later write has to
-// convert an extent, which costs a journal commit each.
-func fillNew(f disk.File, size int64) error {
-	if err := f.Allocate(size); err != nil {
-		return err
-	}
-	// Where the kernel has large folios, theirs is the size of the write that made them,
-	// and each commit into a folio of 2 MiB costs a walk over 512 blocks of it.
-	zeros := make([]byte, min(size, 64<<10))
-	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -1,0 +1,37 @@
+package journal
+
+import (
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/segment"
+)
+
+const (
+	// zeroStep is how much of a new file is written at a time: past the page cache, so that zeros
+	// come to the device at its pace and not in one burst that commits would have to wait behind.
+	zeroStep = 1 << 20
+	// zeroStepCached is that where writes go through the cache. Where the kernel has large
+	// folios, theirs is the size of the write that made them, and each commit into a folio of
+	// 2 MiB costs a walk over 512 blocks of it.
+	zeroStepCached = 64 << 10
+)
+
+// fillNew allocates a new file and writes zeros over it once, so that no later write has to
+// convert an extent, which costs a journal commit each. When hurry says so it leaves the rest
+// as it is: a log that waits for the file takes in so much at a time that twice the bytes would cost
+// more than the conversions do.
+func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
+	if err := f.Allocate(size); err != nil {
+		return err
+	}
+	step, write := int64(zeroStep), func(off int64, b []byte) error { return f.WriteDurable(off, b) }
+	if dir.CopyOnWrite() {
+		step, write = zeroStepCached, func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
+	}
+	zeros := segment.Aligned(int(min(size, step)))
+	for off := int64(0); off < size && !hurry(); off += step {
+		if err := write(off, zeros[:min(step, size-off)]); err != nil {
+			return err
+		}
+	}
+	return nil
+}

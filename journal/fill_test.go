@@ -1,0 +1,59 @@
+package journal
+
+import (
+	"testing"
+
+	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/memdisk"
+)
+
+// A new file is allocated whole, and filled with zeros for as long as nobody waits for it.
+func TestFillNew(t *testing.T) {
+	const size = 5*zeroStep/2 + block
+	for name, dir := range map[string]disk.Dir{"in place": openedOn(t, memdisk.Config{}), "copy on write": openedOn(t, memdisk.Config{CopyOnWrite: true})} {
+		for _, patience := range []int{0, 2, 1 << 20} {
+			f, err := dir.Create("f")
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := 0
+			err = fillNew(dir, f, size, func() bool { asked++; return asked > patience })
+			n, err2 := f.Size()
+			if err != nil || err2 != nil || n != size {
+				t.Errorf("%s, patience %d: %d bytes, %v, %v", name, patience, n, err, err2)
+			}
+			if patience < 3 && asked != patience+1 || patience > 3 && asked < 3 {
+				t.Errorf("%s, patience %d: asked %d times whether somebody waits", name, patience, asked)
+			}
+			b := make([]byte, size)
+			if _, err := f.ReadAt(b, 0); err != nil {
+				t.Error(err)
+			}
+			for i := range b {
+				if b[i] != 0 {
+					t.Fatalf("%s: byte %d is not zero", name, i)
+				}
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := dir.Remove("f"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func openedOn(t *testing.T, c memdisk.Config) disk.Dir {
+	t.Helper()
+	d, err := memdisk.New(c).OpenDir("/log", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
