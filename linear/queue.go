@@ -76,10 +76,13 @@ func step(list []standing, c call) ([]standing, bool) {
 		return append(slices.Clip(list), standing{id: c.id}), at < 0
 	case claim:
 		first := slices.IndexFunc(list, func(s standing) bool { return !s.claimed })
-		if !c.ok || first < 0 {
-			return list, !c.ok && first < 0
+		if !c.ok {
+			return list, first < 0
 		}
-		return with(true), at == first
+		if first < 0 || at != first {
+			return list, false
+		}
+		return with(true), true
 	case release:
 		if at < 0 { // somebody marked it used
 			return list, !c.ok
