@@ -116,9 +116,11 @@ func (b *branch) moment(h *history) {
 // recoveries of each.
 func (b *branch) explore(im image, level, depth int) {
 	im.end = max(im.end, killed)
+	whole := im.fs // which stays as it is for the power cuts to come
+	im.fs = whole.Clone()
 	b.one(im, level, depth)
 	seen := map[uint64]bool{}
-	cuts(im.fs, func(fs *memdisk.FS, path []int) {
+	cuts(whole, func(fs *memdisk.FS, path []int) {
 		sum := fs.Fingerprint(b.x.seedHash)
 		if seen[sum] {
 			return
@@ -179,13 +181,12 @@ func (b *branch) one(im image, level, depth int) {
 	b.x.levels[level].Add(1)
 	b.note("%s%s, %v", strings.Repeat(" ", level), im.at, im.end)
 	if depth == 0 {
-		im.h.fs = im.fs
-		b.judge(im, im.h.audit(im))
+		b.judge(im, im.h.audit(im.fs, im.end))
+		im.fs.Discard()
 		return
 	}
-	// The image itself stays as it is for the power cuts to come.
 	sub := &branch{history: im.h.expected(), x: b.x, seen: map[uint64]bool{}, watch: true, end: im.end, where: im.at + "; in recovery "}
-	sub.fs = im.fs.Clone()
+	sub.fs = im.fs
 	sub.moment(sub.history)
 	sub.look(sub.fs)
 	s, err := Open(spool, sub.on(sub.fs))
@@ -216,8 +217,8 @@ func (b *branch) judge(im image, err error) {
 }
 
 // audit recovers an image without opening it, and compares all that is in it.
-func (h *history) audit(im image) error {
-	d, err := im.fs.OpenDir(spool, false)
+func (h *history) audit(fs *memdisk.FS, e ending) error {
+	d, err := fs.OpenDir(spool, false)
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (h *history) audit(im image) error {
 			return fmt.Sprintf("totals are %+v and %d messages; want %d enqueued, used %+v, %d messages", c, r.table.Messages(), w.enqueued, w.used, len(w.live))
 		}
 		return ""
-	}, im.end)
+	}, e)
 	return nil
 }
 

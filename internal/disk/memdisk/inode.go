@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"unsafe"
 )
 
@@ -68,8 +69,20 @@ func (ino *inode) count() (n int64) {
 	return n
 }
 
+// used are caches of file systems that were discarded, of the one size that most have.
+var used sync.Pool
+
+const usedSize = 64 << 10
+
 // newCache is aligned to words, for the atomic stores of its users.
 func newCache(bytes int64) []byte {
+	if bytes == usedSize {
+		if b, ok := used.Get().(*byte); ok {
+			cache := unsafe.Slice(b, usedSize)
+			clear(cache)
+			return cache
+		}
+	}
 	words := make([]uint64, pageCount(bytes)*PageSize/8)
 	if len(words) == 0 {
 		return []byte{}

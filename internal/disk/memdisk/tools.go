@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"unsafe"
 
 	"github.com/mtawal/mtawal/internal/disk"
 )
@@ -169,4 +170,18 @@ func (m *FS) Share(path string) error {
 		ino.shared = true
 		return nil
 	})
+}
+
+// Discard gives the memory of the file system to others. Nobody may use it any more, nor
+// anything that was opened or mapped in it.
+func (m *FS) Discard() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ino := range m.inodes() {
+		if len(ino.cache) == usedSize {
+			used.Put(unsafe.SliceData(ino.cache))
+			ino.cache = nil
+		}
+	}
+	m.dirs = nil
 }
