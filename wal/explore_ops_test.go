@@ -248,7 +248,7 @@ func (x *explorer) all(t *testing.T, next func(n int) (path []int, depth int, ok
 func (x *explorer) run(t *testing.T, path []int, depth int) {
 	h := newHistory(memdisk.Config{}, x.seed.opt)
 	h.w = x.seed.w.clone()
-	b := &branch{history: h, x: x, seen: map[uint64]bool{}}
+	b := &branch{history: h, x: x, seen: map[uint64]bool{}, steps: &h.steps}
 	name := ""
 	for _, n := range path {
 		name += " " + x.ops[n].name + ","

@@ -56,6 +56,7 @@ type branch struct {
 	end   ending   // of the crashes so far
 	where string
 	ops   int // disk operations
+	steps *atomic.Int64
 }
 
 func (x *explorer) states() (n int64) {
@@ -179,13 +180,14 @@ func cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
 // one recovers one image and audits what came of it.
 func (b *branch) one(im image, level, depth int) {
 	b.x.levels[level].Add(1)
+	b.steps.Add(1)
 	b.note("%s%s, %v", strings.Repeat(" ", level), im.at, im.end)
 	if depth == 0 {
 		b.judge(im, im.h.audit(im.fs, im.end))
 		im.fs.Discard()
 		return
 	}
-	sub := &branch{history: im.h.expected(), x: b.x, seen: map[uint64]bool{}, watch: true, end: im.end, where: im.at + "; in recovery "}
+	sub := &branch{history: im.h.expected(), x: b.x, seen: map[uint64]bool{}, watch: true, steps: b.steps, end: im.end, where: im.at + "; in recovery "}
 	sub.fs = im.fs
 	sub.moment(sub.history)
 	sub.look(sub.fs)

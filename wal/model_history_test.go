@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,6 +45,7 @@ type history struct {
 	log     []string
 	// faulty: operations of the disk fail. Then bodies may not be readable, and calls take time.
 	faulty bool
+	steps  atomic.Int64 // stands still when it hangs
 }
 
 // held is a delivery that is out.
@@ -84,10 +86,8 @@ func (h *history) note(format string, args ...any) {
 // process with all stacks.
 func (h *history) inBubble(t *testing.T, what string, f func()) (err error) {
 	t.Helper()
-	defer time.AfterFunc(5*time.Minute, func() {
-		debug.SetTraceback("all")
-		panic(what + " hangs")
-	}).Stop()
+	stop := watchdog(what, &h.steps)
+	defer stop()
 	defer func() {
 		if r := recover(); r != nil { // of synctest: nothing in the bubble can go on
 			err = errors.Join(err, fmt.Errorf("%v\n%s", r, h.tail(60)))
@@ -109,6 +109,28 @@ func (h *history) inBubble(t *testing.T, what string, f func()) (err error) {
 		f()
 	})
 	return err
+}
+
+// watchdog ends the process if a counter stands still for minutes.
+func watchdog(what string, steps *atomic.Int64) (stop func()) {
+	const patience = 5 * time.Minute
+	done := make(chan struct{})
+	go func() {
+		for last := int64(-1); ; {
+			select {
+			case <-done:
+				return
+			case <-time.After(patience):
+			}
+			n := steps.Load()
+			if n == last {
+				debug.SetTraceback("all")
+				panic(what + " hangs")
+			}
+			last = n
+		}
+	}()
+	return func() { close(done) }
 }
 
 func (h *history) tail(n int) string { return strings.Join(h.log[max(0, len(h.log)-n):], "\n") }
