@@ -79,6 +79,7 @@ type claimsFound struct {
 	exact  bool // written by an owner that died in this boot and on this mount
 	synced segment.Pos
 	closed segment.Pos
+	gen    uint64 // the nonce of its owner's epoch
 	runs   []run
 
 	settled *outcomeLog // where the log, as replayed, settles them
@@ -129,6 +130,7 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	found.exact = now.Boot != [16]byte{} && now.Boot == [16]byte(b[32:48]) && now.Mount == word(6)
 	found.synced, found.closed = segment.Pos(word(wordSynced)), segment.Pos(word(wordClosed))
 	gen := word(9)
+	found.gen = gen
 	for i := range slots {
 		w := (claimsHeader + i*claimSlotSize) / 8
 		id, n, pos, check := word(w), word(w+1), word(w+2), word(w+3)

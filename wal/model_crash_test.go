@@ -105,7 +105,7 @@ func (h *history) settleDoubt(w *world, have view, e ending) (bad string) {
 		case came && !may:
 			bad = fmt.Sprintf("%v came back in doubt and had not been started: %+v", r, l)
 		case !came && must:
-			bad = fmt.Sprintf("%v had been started and did not come back in doubt: %+v", r, l)
+			bad = fmt.Sprintf("%v had been started and did not come back in doubt: %+v instead of %+v", r, l, doubted.line(r, now))
 		case came:
 			*w.rcpt(r) = m.rcpts[r.Index]
 		}

@@ -284,8 +284,19 @@ func (o *outcomeLog) note(pos segment.Pos, r segment.Record) error {
 // findDoubt works out which recipients were started and not settled. If the owner before
 // died in this boot and on this mount, the claim table is exact. Else this was a power
 // cut, or a Close: the log's Attempt records count, and the table is a hint.
+//
+// A table that was emptied may come back with a power cut. The opening behind it has put all of
+// it in doubt; where that lies behind the replay the replay tells, else that the checkpoint is of
+// another epoch, since none is made before an opening has ended.
 func (r *recovered) findDoubt() error {
+	var told segment.Pos
+	if r.newest != nil && r.newest.LastHeader().Nonce != r.claims.gen {
+		told = r.newest.Pos
+	}
 	for _, run := range r.claims.runs {
+		if run.pos < told {
+			continue
+		}
 		slot, ok := r.table.Find(run.id)
 		if !ok {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -483,4 +484,60 @@ func TestScenario_ReroutedWhileClaimed(t *testing.T) {
 		}
 		ended(t, s)
 	})
+}
+
+// A claim table that was emptied comes back with a power cut. What an opening has put in doubt by
+// its word, and a checkpoint holds since, is not put in doubt by it again: that would be an
+// attempt that nobody made.
+func TestScenario_ClaimTableThatComesBack(t *testing.T) {
+	back := 0
+	for seed := range uint64(30) {
+		scenario(t, func(t *testing.T) {
+			fs := memdisk.New(memdisk.Config{})
+			attempts := func(s *Store) (list []int) {
+				for e, err := range s.Entries(t.Context(), Filter{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					list = append(list, e.Attempts)
+				}
+				return list
+			}
+			underWay(t, fs)
+			fs.Kill()
+			s := started(t, tiny(fs))
+			before := attempts(s)
+			for range 2 {
+				posted(t, s, "more")
+				if err := s.Checkpoint(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fs.PowerCut(rand.New(rand.NewPCG(seed, 2)))
+			dir, err := fs.OpenDir(spool, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := readMeta(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, err := readClaims(dir, m.uuid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := dir.Close(); err != nil {
+				t.Fatal(err)
+			}
+			back += len(found.runs)
+			s = started(t, tiny(fs))
+			if after := attempts(s); !slices.Equal(after[:5], before) {
+				t.Errorf("seed %d: attempts were %v and are %v", seed, before, after[:5])
+			}
+			ended(t, s)
+		})
+	}
+	if back == 0 {
+		t.Error("the table never came back")
+	}
 }
