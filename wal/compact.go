@@ -24,7 +24,7 @@ const (
 	// segments are emptied in the background, beside compactLeast segments and four
 	// checkpoints: emptying costs two of these.
 	deadAbove    = 33
-	compactLeast = 2
+	compactLeast = 1
 	// moveBatch bounds what one batch of copies holds, and compactPass one look at all messages.
 	moveBatch   = 1 << 20
 	compactPass = 64 << 20
