@@ -117,11 +117,12 @@ func (s *Store) foldLoop() {
 		case <-s.folds.wake:
 		}
 		err := s.fold()
-		if err == nil && s.short() && s.pinnedByOlder() {
+		if err == nil && s.tight() && s.pinnedByOlder() {
 			if err = s.nudge(); err == nil {
 				err = s.fold()
 			}
 		}
+		s.space.refused.Store(0)
 		if err != nil {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
 			continue

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -391,6 +393,44 @@ func TestScenario_StagedWriteOnAFullDisk(t *testing.T) {
 			t.Errorf("%d segments are left, the open body holds %v", n, pinnedNow(s))
 		}
 		st.Abort()
+		ended(t, s)
+	})
+}
+
+// A store in which all is used has room for a large message, though smaller ones would
+// not have had it make a checkpoint.
+func TestScenario_LargeMessageOnceAllIsUsed(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		o := tiny(memdisk.New(memdisk.Config{}))
+		o.claims, o.MaxBytes = 0, 4<<20
+		s := started(t, o)
+		const large = 200 << 10
+		for n := 0; s.roomLeft()-large >= s.space.reserve.Load(); n++ {
+			posted(t, s, fmt.Sprint("mail ", n, strings.Repeat(" long", 500)))
+		}
+		if err := s.Checkpoint(t.Context()); err != nil { // so that none is due soon
+			t.Fatal(err)
+		}
+		for list := range slices.Chunk(inHand(t, s), 400) { // in few frames
+			var b Batch
+			for _, d := range list {
+				b.Settle = append(b.Settle, Settlement{Delivery: d, Outcomes: []Outcome{{Recipient: All, Result: Delivered}}})
+			}
+			if _, err := s.Commit(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		m := mailing(strings.Repeat("x", large))
+		if _, err := s.Enqueue(t.Context(), m); err == nil {
+			t.Fatal("it had room at once: the test is none")
+		} else if !errors.Is(err, ErrFull) {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * spaceEvery)
+		if _, err := s.Enqueue(t.Context(), m); err != nil {
+			t.Errorf("nothing is live, and there is no room: %v", err)
+		}
 		ended(t, s)
 	})
 }

@@ -49,6 +49,8 @@ type diskRoom struct {
 	bounded atomic.Bool // by MaxBytes, not by the disk
 	full    atomic.Bool // a write of the log found no room
 	shut    atomic.Bool // intake ended at the reserve and has not resumed
+	// refused is the largest intake that was refused since the last checkpoint.
+	refused atomic.Int64
 	terse   atomic.Bool // a note was not kept since intake ended
 
 	mailAt time.Time // of the goroutine that looks: when there was mail
@@ -134,6 +136,9 @@ func (s *Store) admitSpace(size, placed int64, bounce bool) error {
 	case !sp.shut.Load() && left-size >= reserve:
 		return nil
 	}
+	if !bounce {
+		sp.refused.Store(max(sp.refused.Load(), size))
+	}
 	return s.fullError(size, left-reserve)
 }
 
@@ -149,6 +154,13 @@ func (s *Store) fullError(need, free int64) error {
 // short reports whether intake is shut, or about to be, for want of room.
 func (s *Store) short() bool {
 	return s.space.full.Load() || s.space.shut.Load() || s.roomLeft() < s.space.reserve.Load()
+}
+
+// tight reports whether a checkpoint is worth it for the room that it may give back: smaller
+// intake than was refused may well be admitted.
+func (s *Store) tight() bool {
+	refused := s.space.refused.Load()
+	return s.short() || refused > 0 && s.roomLeft()-refused < s.space.reserve.Load()
 }
 
 // spaceLoop looks at the disk, keeps the reserve, and asks for checkpoints before they are
@@ -167,7 +179,7 @@ func (s *Store) spaceLoop() {
 			s.endLate()
 		}
 		s.measure()
-		if s.short() && s.folds.early(s.opt.now(), s.log.End()) {
+		if s.tight() && s.folds.early(s.opt.now(), s.log.End()) {
 			s.folds.poke()
 		}
 	}
