@@ -5,8 +5,6 @@ package cases
 import (
 	"bufio"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,18 +14,6 @@ import (
 
 	"github.com/mtawal/mtawal/wal"
 )
-
-// ownerDir has this program open a store, take a delivery and wait, rather than test.
-const ownerDir = "MTAWAL_CASES_OWNER"
-
-func own(dir string) {
-	s, err := wal.Open(dir, small)
-	if err == nil {
-		_, err = s.Claim(bg, "q")
-	}
-	fmt.Println("opened", err)
-	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed
-}
 
 // A second process, or a second Open, is refused at once and writes nothing; that the owner was killed is
 // no obstacle, and what it had under way is in doubt.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,18 @@ func TestMain(m *testing.M) {
 		return
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// ownerDir has this program open a store, take a delivery and wait, rather than test.
+const ownerDir = "MTAWAL_CASES_OWNER"
+
+func own(dir string) {
+	s, err := wal.Open(dir, small)
+	if err == nil {
+		_, err = s.Claim(bg, "q")
+	}
+	fmt.Println("opened", err)
+	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed
 }
 
 var bg = context.Background()

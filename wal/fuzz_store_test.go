@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/metrics"
@@ -334,7 +335,7 @@ func FuzzStore(f *testing.F) {
 		files := maps.Clone(z.files)
 		for n := 0; len(script) >= 6 && n < 16; n++ {
 			i, what := int(script[0])/edits%len(z.names), script[0]%edits
-			off, length := int(binary.LittleEndian.Uint32(script[1:])), int(script[5])
+			off, length := int(binary.LittleEndian.Uint32(script[1:])&math.MaxInt32), int(script[5])
 			put := script[6:min(6+length, len(script))]
 			script = script[6+len(put):]
 			name := z.names[i]
