@@ -120,7 +120,7 @@ func (f *fold) load() error {
 	if _, err := f.base.section(sectionMessages); err != nil {
 		return err
 	}
-	f.base.prepare(f.table)
+	f.base.prepare(f.table, 0)
 	it := f.base.entries()
 	for {
 		e, err := it.next()

@@ -384,7 +384,7 @@ func (c *File) Load(t *state.Table) error {
 		})
 	}()
 	err := disk.Guard(c.mapping, func() error {
-		c.prepare(t)
+		c.prepare(t, int(c.Messages()))
 		it := c.entries()
 		for {
 			e, err := it.next()
@@ -400,12 +400,12 @@ func (c *File) Load(t *state.Table) error {
 	return errors.Join(err, <-sum)
 }
 
-// prepare gives a table everything but the messages.
-func (c *File) prepare(t *state.Table) {
+// prepare gives a table everything but the messages, and room for so many.
+func (c *File) prepare(t *state.Table, messages int) {
 	t.Applied, t.Last, t.Chain, t.Epoch, t.Nonce, t.Lease, t.Counts = c.Pos, c.Last, c.Chain, c.Epoch, c.Nonce, c.Lease, c.Counts
-	t.ReserveQueues(len(c.names))
+	t.Reserve(len(c.names), messages)
 	for i, name := range c.names {
-		q := t.QueueNumber([]byte(name))
+		q := t.QueueNamed(name)
 		t.Queue(q).State = c.states[i]
 	}
 	for _, k := range c.keys {

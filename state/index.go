@@ -66,6 +66,21 @@ func (x *index) insert(id uint64, slot uint32) {
 	g.slots[id&7] = slot + 1
 }
 
+// reserve makes room in an empty index for so many IDs, if they are dense.
+func (x *index) reserve(n int) {
+	const full = 8 * len(x.shards) * 3 / 4 // IDs for each group of a shard
+	size := 4
+	for size < n/full {
+		size *= 2
+	}
+	if size == 4 {
+		return
+	}
+	for i := range x.shards {
+		x.shards[i].groups = make([]idGroup, size)
+	}
+}
+
 func (s *shard) resize(n int) {
 	old := s.groups
 	s.groups = make([]idGroup, n)

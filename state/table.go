@@ -407,10 +407,11 @@ func (t *Table) collect(slot uint32) {
 	t.freeSlot(slot)
 }
 
-// ReserveQueues makes room in an empty table for so many queues.
-func (t *Table) ReserveQueues(n int) {
-	t.byName.Reserve(n)
-	t.queues = slices.Grow(t.queues, n)
+// Reserve makes room in an empty table for so many queues and messages.
+func (t *Table) Reserve(queues, messages int) {
+	t.byName.Reserve(queues)
+	t.queues = slices.Grow(t.queues, queues)
+	t.index.reserve(messages)
 }
 
 // QueueNumber interns a queue name.
@@ -418,6 +419,18 @@ func (t *Table) QueueNumber(name []byte) uint32 {
 	if q, ok := t.byName.Get(string(name)); ok {
 		return q
 	}
+	return t.newQueue(string(name))
+}
+
+// QueueNamed is QueueNumber for a name that is a string already, which the table keeps.
+func (t *Table) QueueNamed(name string) uint32 {
+	if q, ok := t.byName.Get(name); ok {
+		return q
+	}
+	return t.newQueue(name)
+}
+
+func (t *Table) newQueue(name string) uint32 {
 	q := uint32(len(t.queues))
 	for n := len(t.freeQ); n > 0; n = len(t.freeQ) {
 		f := t.freeQ[n-1]
@@ -430,7 +443,7 @@ func (t *Table) QueueNumber(name []byte) uint32 {
 	if int(q) == len(t.queues) {
 		t.queues = append(t.queues, nil)
 	}
-	e := &Queue{Name: string(name)}
+	e := &Queue{Name: name}
 	t.queues[q] = e
 	t.byName.Put(e.Name, q)
 	return q

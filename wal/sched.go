@@ -341,9 +341,12 @@ func (s *Store) clock() {
 		default:
 		}
 		s.mu.Lock()
-		more = s.handOut(promoteFew) || s.table.LinkTimes(promoteMany)
+		more = s.handOut(2*promoteFew) || s.table.LinkTimes(promoteMany)
 		more = s.promote(s.opt.now().UnixNano(), promoteFew) || more
 		s.mu.Unlock()
+		if more { // nobody waits for it, and whoever opened the store has use for the processor
+			time.Sleep(handOutEvery)
+		}
 	}
 	for {
 		select {
@@ -363,6 +366,9 @@ func (s *Store) clock() {
 		t.Reset(min(max(wait, 0), clockMax))
 	}
 }
+
+// handOutEvery is how long the clock rests between parts of what it does behind an opening.
+const handOutEvery = 250 * time.Microsecond
 
 // clockMax is how long the clock sleeps at the most.
 const clockMax = 10 * time.Second
