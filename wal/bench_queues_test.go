@@ -85,10 +85,9 @@ func opened(b *testing.B, dir string, o Options) (s *Store, c *consumer, took ti
 // queue, and the time of a claim in memory (without reading the message) while messages
 // become due, 5,000 deliveries are out, and each that ends is deferred again.
 //
-// On two cores of a shared x86-64 virtual machine, with other work on both: claim p50 1.6 µs,
-// p99 26 µs; 603 bytes a queue, 148 a deferred message, 92 a pending one; 5 goroutines; opening
-// and first claim 335 ms, 2.1 times that of one queue (156 ms). What is missing to 1.5 times is
-// cache misses: of a time, a queue and a heap for each message.
+// On two cores of a shared x86-64 virtual machine, with much other work on both: claim p50 1.1 µs,
+// p99 26 µs; 605 bytes a queue, 80 a pending message. Opening and first claim, the best of six in a
+// calm minute: 154 ms, and 155 ms for one queue; 184 and 143 ms of processor time.
 func BenchmarkManyQueues(b *testing.B) {
 	dir := b.TempDir()
 	var at atomic.Int64
