@@ -11,6 +11,7 @@ import (
 
 	"github.com/mtawal/mtawal/internal/drill"
 	"github.com/spf13/cobra"
+	"go.uber.org/goleak"
 )
 
 // The child of a drill under test is this test's binary, called with the hidden
@@ -19,7 +20,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == coreCommand {
 		main()
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // walctl carries out a command line and returns what it prints and its exit
