@@ -182,3 +182,57 @@ func TestDoubtLive(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// Options.Doubt is the policy of queues that have none, and leaves no queue behind: a million
+// typo domains go with their mail.
+func TestDoubtByDefault(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := tiny(fs)
+		o.Doubt, o.DoubtDelay = mailq.DeferDoubt, time.Minute
+		s := started(t, o)
+		if err := s.SetQueue(t.Context(), "own", QueueState{Doubt: mailq.HoldDoubt}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetQueue(t.Context(), "again", QueueState{Doubt: mailq.DeferDoubt}); err != nil {
+			t.Fatal(err)
+		}
+		id := must(s.Enqueue(t.Context(), Message{Recipients: []Recipient{
+			{Queue: "a", Address: "0"}, {Queue: "b", Address: "1"}, {Queue: "own", Address: "2"}, {Queue: "again", Address: "3"}}}))(t)
+		at := time.Now()
+		for _, q := range []string{"a", "b", "own", "again"} {
+			d := must(s.Claim(t.Context(), q))(t)
+			if q == "b" {
+				if err := d.SettleAll(t.Context(), Uncertain); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		fs.Kill()
+		s = started(t, o)
+		list := entriesOf(t, s, Filter{ID: id, InDoubt: true})
+		for i, want := range []State{mailq.InDeferral, mailq.InDeferral, mailq.OnHold, mailq.Pending} {
+			if e, ok := list[i]; !ok || e.State != want || i < 2 && !e.NotBefore.Equal(at.Add(time.Minute)) {
+				t.Errorf("recipient %d is %+v, want it %v", i, e, want)
+			}
+		}
+		if err := s.MarkUsed(t.Context(), id, mailq.All); err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		for q, err := range s.Queues(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = append(left, q.Name)
+		}
+		if got := fmt.Sprint(left); got != "[again own]" {
+			t.Errorf("queues that are left: %v", got)
+		}
+		ended(t, s)
+		o.Doubt = mailq.DeferDoubt + 1
+		if _, err := Open(spool, o); err == nil {
+			t.Error("opened with a policy that is none")
+		}
+	})
+}

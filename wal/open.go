@@ -231,11 +231,11 @@ func (s *Store) writeOpen(r *recovered) error {
 		if s.meta.copied && rc.Flags&state.Started == 0 {
 			un.Attempts-- // none is known of: the copied store may have made one since
 		}
-		q := s.table.Queue(rc.Queue).State
-		switch q.Doubt {
+		policy, delay := s.doubtPolicy(rc)
+		switch policy {
 		case mailq.DeferDoubt:
 			// What waits longer already, as it may in a copy, goes on doing so.
-			un.Until = max(now.Add(q.DoubtDelay).UnixNano(), s.table.NotBefore(rc))
+			un.Until = max(now.Add(delay).UnixNano(), s.table.NotBefore(rc))
 			list = appendRun(list, un)
 		case mailq.HoldDoubt:
 			list = appendRun(list, un)

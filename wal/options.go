@@ -47,6 +47,12 @@ type Options struct {
 	// remembered. Defaults: 24 hours, 1,000,000.
 	KeyWindow time.Duration
 	KeyMax    int
+	// Doubt and DoubtDelay say what becomes of recipients that come back in doubt, in queues
+	// whose own state says Redeliver: as QueueState does for one queue, without a state that
+	// keeps each queue in the store for ever. A queue that is to redeliver where this says
+	// something else says DeferDoubt with no delay. Default: Redeliver.
+	Doubt      DoubtPolicy
+	DoubtDelay time.Duration
 	// CompactRate is how many bytes a second the store copies at most, of its own accord, to
 	// empty segments in which little is live. Default 64 MiB.
 	CompactRate int64
@@ -119,6 +125,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"Options.StagedMax", int64(o.StagedMax), 1_000_000},
 		{"Options.StagedBytes", o.StagedBytes, 1<<63 - 1},
 		{"Options.MaxRecipients", int64(o.MaxRecipients), segment.RecipientsMax},
+		{"Options.DoubtDelay", int64(o.DoubtDelay), 1<<63 - 1},
 		{"Options.KeyWindow", int64(o.KeyWindow), 1<<63 - 1},
 		{"Options.KeyMax", int64(o.KeyMax), 1 << 30},
 		{"Options.CompactRate", o.CompactRate, 1<<63 - 1},
@@ -126,6 +133,9 @@ func (o Options) withDefaults() (Options, error) {
 		if err := limit(c.field, c.v, c.most); err != nil {
 			return o, err
 		}
+	}
+	if o.Doubt > mailq.DeferDoubt {
+		return o, &mailq.FieldError{Field: "Options.Doubt", Reason: "is none"}
 	}
 	if o.SegmentSize == 0 {
 		o.SegmentSize = SegmentSizeDefault

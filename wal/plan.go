@@ -3,6 +3,7 @@ package wal
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -222,20 +223,28 @@ func (s *Store) planOutcome(t *ticket, w int, ref state.Ref, rc *state.Recipient
 	case Deferred:
 		run.Until = segment.Nanos(o.Until)
 	case Uncertain:
-		q := s.table.Queue(rc.Queue)
+		policy, delay := s.doubtPolicy(rc)
 		switch {
 		case !o.Until.IsZero():
 			run.Until = segment.Nanos(o.Until)
-		case q.State.Doubt == mailq.DeferDoubt:
-			run.Until = s.opt.now().Add(q.State.DoubtDelay).UnixNano()
+		case policy == mailq.DeferDoubt:
+			run.Until = s.opt.now().Add(delay).UnixNano()
 		}
-		if q.State.Doubt == mailq.HoldDoubt && o.Until.IsZero() {
+		if policy == mailq.HoldDoubt && o.Until.IsZero() {
 			wr.runs = appendRun(wr.runs, run)
 			run.Result = Held
 		}
 	}
 	wr.runs = appendRun(wr.runs, run)
 	return nil
+}
+
+// doubtPolicy is what becomes of a recipient that comes back in doubt.
+func (s *Store) doubtPolicy(rc *state.Recipient) (mailq.DoubtPolicy, time.Duration) {
+	if q := &s.table.Queue(rc.Queue).State; q.Doubt != mailq.Redeliver {
+		return q.Doubt, q.DoubtDelay
+	}
+	return s.opt.Doubt, s.opt.DoubtDelay
 }
 
 // grown forgets how long a message's list will be once nothing for it is under way.
