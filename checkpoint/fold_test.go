@@ -226,6 +226,7 @@ func TestFoldTouches(t *testing.T) {
 	defer w.close()
 	later := segment.Time(w.now + int64(10*time.Hour))
 	const id, other = 5000, 5001
+	w.next = other + 1
 	data := bodyOf(7, 50)
 	var back int64
 	h := w.write(segment.Data, func(b *batch) {

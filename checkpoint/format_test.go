@@ -258,7 +258,7 @@ func TestNames(t *testing.T) {
 
 // base is a small checkpoint to forge from: one message in one queue.
 func forged() *forgery {
-	f := &forgery{info: Info{UUID: testUUID}}
+	f := &forgery{info: Info{UUID: testUUID, Lease: 100}}
 	f.sections[0], f.counts[0] = entryBytes(nil), 1
 	f.sections[1], f.counts[1] = append(appendString(nil, "q"), 0, 0, 0), 1
 	return f
@@ -318,6 +318,7 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	for name, forge := range map[string]func(f *forgery){
+		"has a message above its lease":  func(f *forgery) { f.info.Lease = 7 },
 		"has a queue without a name":     func(f *forgery) { f.sections[1] = append(appendString(nil, ""), 0, 0, 0) },
 		"has a queue of too long a name": func(f *forgery) { f.sections[1] = append(appendString(nil, strings.Repeat("q", 256)), 0, 0, 0) },
 		"has a queue in an unknown mode": func(f *forgery) { f.sections[1] = append(appendString(nil, "q"), 3, 0, 0) },

@@ -291,6 +291,9 @@ func (it *entries) next() (*state.Entry, error) {
 	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names)), it.room); err != nil {
 		return nil, it.c.corrupt(it.c.sections[0].off, err.Error())
 	}
+	if it.e.ID >= it.c.Lease {
+		return nil, it.c.corrupt(it.c.sections[0].off, fmt.Sprintf("message %x is not below the lease of %x", it.e.ID, it.c.Lease))
+	}
 	it.room -= uint64(len(it.e.Rcpts)) * rcptWeight
 	return &it.e, nil
 }

@@ -15,7 +15,15 @@ func (t *Table) ApplyFrame(f *segment.Frame) error {
 	if f.Pos < t.Applied {
 		return nil
 	}
-	if err := f.ForEach(t.Apply); err != nil {
+	lease := max(t.Lease, f.Lease)
+	err := f.ForEach(func(pos segment.Pos, r segment.Record) error {
+		if r.Kind() == segment.KindEnqueue && r.ID() >= lease {
+			// Its ID was not to be handed out, and may be again: a mail would have another's.
+			return fmt.Errorf("message %x is not below the lease of %x: %w", r.ID(), lease, segment.ErrCorrupt)
+		}
+		return t.Apply(pos, r)
+	})
+	if err != nil {
 		return fmt.Errorf("applying the frame at %v: %w", f.Pos, err)
 	}
 	t.Applied, t.Last, t.Chain = f.End(), f.Pos, f.CRC

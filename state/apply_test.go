@@ -334,6 +334,11 @@ func TestApplyRefuses(t *testing.T) {
 				return segment.PutEnqueue(b, back, m, &segment.EnqueueFields{})
 			})
 		}},
+		{"an ID that was not to be handed out", func() {
+			w.add(segment.EnqueueSize(m, 0), func(b []byte, back int64) segment.Record {
+				return segment.PutEnqueue(b, back, m, &segment.EnqueueFields{ID: 1 << 40})
+			})
+		}},
 		{"recipients with a gap", func() {
 			w.add(segment.RecipientsSize(m.Recipients), func(b []byte, back int64) segment.Record {
 				return segment.PutRecipients(b, back, id, 2, m.Recipients)
