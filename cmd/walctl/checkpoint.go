@@ -8,8 +8,14 @@ import (
 func newCheckpoint() *cobra.Command {
 	return &cobra.Command{
 		Use:   "checkpoint DIR",
-		Short: "Open a store that nobody has open, and make a checkpoint",
-		Args:  cobra.ExactArgs(1),
+		Short: "Make a checkpoint, so that the next opening is quick",
+		Long: `Checkpoint opens the store and makes a checkpoint: the state of the queues as a file, so
+that the next opening reads little of the log. A running owner makes them by itself;
+this is for a store whose owner was killed and that is to be opened quickly, or copied.
+
+It recovers the store first, as its owner would: what was being delivered at a kill is
+in doubt from then on. The store must not be open elsewhere.`,
+		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return withStore(args[0], func(s *wal.Store) error { return s.Checkpoint(c.Context()) })
 		},

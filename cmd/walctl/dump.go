@@ -23,7 +23,7 @@ func newDump() *cobra.Command {
 no lock and writes nothing. Addresses and notes are printed with control
 characters escaped. Bodies are mail: they are printed only with --bodies, quoted, or as
 base64 with --json.`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			w := bufio.NewWriter(c.OutOrStdout())
 			enc := json.NewEncoder(w)

@@ -43,7 +43,7 @@ there is nothing to do are printed, and the exit code is 1.
 
 The store must not be open elsewhere: beside a running owner the command refuses and
 changes nothing, since only the owner may write to the log.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: takes(1, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ids := make([]wal.ID, 0, len(args)-1)
 			for _, a := range args[1:] {

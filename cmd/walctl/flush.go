@@ -11,7 +11,7 @@ func newFlush() *cobra.Command {
 		Short: "Make all that is deferred in a queue due now",
 		Long: `Flush makes all that is deferred in a queue due now, as when its host is up again. The
 store must not be open elsewhere.`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			return withStore(args[0], func(s *wal.Store) error { return s.Flush(c.Context(), args[1]) })
 		},

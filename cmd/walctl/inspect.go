@@ -21,7 +21,7 @@ func newInspect() *cobra.Command {
 		Long: `Inspect reads a store and shows what is in it. It takes no lock and writes
 nothing, so it may run while the store is open. Recipients that a consumer of the
 running owner has claimed are shown as pending: claims are not in the log.`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			in, err := wal.Inspect(args[0], wal.Options{})
 			if err != nil {
@@ -72,7 +72,7 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 		fmt.Fprintf(out, "; the oldest %s is %v, since %s", p.Kind, p.ID, p.Since.UTC().Format(time.RFC3339))
 	}
 	if in.TailCut > 0 || in.UncleanOpens > 0 {
-		fmt.Fprintf(out, "\nopened %d times after no Close, %d bytes of torn tail cut", in.UncleanOpens, in.TailCut)
+		fmt.Fprintf(out, "\nits owner died, and it was opened again: %d times; %d bytes of torn tail were cut", in.UncleanOpens, in.TailCut)
 	}
 	fmt.Fprint(out, "\n\n")
 	fmt.Fprintln(w, "segment\tstate\tsize\tlive\tdead\tfree\tmessages\t")

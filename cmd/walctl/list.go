@@ -24,7 +24,7 @@ enqueued, size, state, queue, address; then, where there is something to say, wh
 due, how often it was tried, whether a delivery may have happened (in doubt), and the
 last note. It takes no lock and writes nothing, so it may run while the store is open;
 what a consumer has claimed is shown as pending.`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if id != "" {
 				if f.ID, err = wal.ParseID(id); err != nil {

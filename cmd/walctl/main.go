@@ -51,8 +51,22 @@ func execute(ctx context.Context, root *cobra.Command, args []string) int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "walctl",
-		Short:         "Look at a mail queue's store, and drill it",
+		Use:   "walctl",
+		Short: "Look at a mail queue's store, change it, and drill it",
+		Long: `Walctl looks at a mail queue's store, changes it, and drills it. DIR is the directory of
+the store: the one that the mail server gives to wal.Open, with a META in it.
+
+Of each message the store knows recipients: pending, deferred (due later), held, or used,
+which is final. In doubt is who may have had the message already: the process died, or
+the connection broke, before the answer came. The Work Queue Length is the number of
+recipients that are not used; a floor of it that climbs says that something is not
+marked, or not delivered.
+
+Exit codes: 0 all is well, 1 there are findings, 2 the command could not be carried out.`,
+		Example: `  walctl inspect DIR              is all well, and what waits where?
+  walctl list DIR --queue local   who waits there, and what was said last?
+  walctl why DIR                  why does the disk not get empty?
+  walctl drill                    see it killed`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -60,12 +74,29 @@ func newRoot() *cobra.Command {
 		RunE:          func(c *cobra.Command, args []string) error { return c.Help() },
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(
-		newInspect(), newList(), newWhy(), newVerify(), newDump(),
-		newHold(), newRelease(), newRemove(), newFlush(), newQueue(),
-		newCheckpoint(), newCompact(), newSnapshot(), newDrill(), newDrillCore(),
-	)
+	group := func(id, title string, list ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: id, Title: title})
+		for _, c := range list {
+			c.GroupID = id
+		}
+		root.AddCommand(list...)
+	}
+	group("look", "To look, beside a running owner too:", newInspect(), newList(), newWhy(), newVerify(), newDump())
+	group("change", "To change a store that nobody has open:", newHold(), newRelease(), newRemove(), newFlush(), newQueue())
+	group("keep", "To keep a store that nobody has open:", newCheckpoint(), newCompact(), newSnapshot())
+	group("drill", "To see what it can take:", newDrill())
+	root.AddCommand(newDrillCore())
 	return root
+}
+
+// takes refuses a command line with fewer or more arguments, and says how it is to be.
+func takes(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) < least || most >= 0 && len(args) > most {
+			return fmt.Errorf("%d arguments are not what %s takes: %s", len(args), c.Name(), c.UseLine())
+		}
+		return nil
+	}
 }
 
 // version is what the build knows of itself.

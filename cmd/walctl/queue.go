@@ -31,7 +31,7 @@ are not given leave things as they are.
                   redeliver it at once, hold it, or defer it by --delay
 
 The store must not be open elsewhere.`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			m, okMode := modes[mode]
 			d, okDoubt := doubts[doubt]

@@ -22,7 +22,7 @@ make a copy that is whole, by (*wal.Store).Snapshot.
 
 When it is interrupted it removes what it made. The copy is verified as "verify" does;
 exit 1 with the findings, and the copy stays for inspection.`,
-		Args: cobra.ExactArgs(2),
+		Args: takes(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := wal.Snapshot(c.Context(), args[0], args[1], wal.Options{}); err != nil {
 				return err

@@ -17,7 +17,7 @@ func newVerify() *cobra.Command {
 from both checkpoints and compares the states, and checks the totals against a
 count. It takes no lock and changes nothing. It prints "ok", or the findings and
 exits with 1.`,
-		Args: cobra.ExactArgs(1),
+		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			found, err := wal.Verify(args[0], wal.Options{})
 			if err != nil {

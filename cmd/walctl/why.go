@@ -24,7 +24,7 @@ mail in one that is named is read, and damage in it is said.
 It takes no lock and writes nothing, so it may run while the store is open. Then the
 store may also hold segments for deliveries that are out and for bodies that are
 staged, which the files do not tell.`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: takes(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			var number uint64
 			if len(args) == 2 {
