@@ -58,10 +58,10 @@ func parse(args []string) (o options, err error) {
 	f.StringVar(&o.report, "report", ".", "directory for report.html and report.json; empty: do not write them")
 	f.StringVar(&o.cpu, "cpuprofile", "", "file for a CPU profile of this process: with --only, of one system in one workload")
 	f.IntVar(&o.Rounds, "rounds", 0, "rounds of what takes turns (default 3, quick 2)")
-	f.DurationVar(&o.Round, "round", 0, "how long a system's turn lasts at most (default 400ms, quick 200ms)")
+	f.DurationVar(&o.Round, "round", 0, "how long a system's turn lasts at most (default 250ms, quick 150ms)")
 	only := f.String("only", "", "run only what matches this regular expression as \"workload/system\", such as steady or /mtawal")
 	pending := f.String("pending", "", "comma-separated numbers of pending messages for recovery (default 100000,1000000, quick 100000; 10000000 takes 11 GB of disk a system)")
-	steady := f.Float64("steady", 0, "GiB of payload of a steady run (default 1, quick 0.125)")
+	steady := f.Float64("steady", 0, "GiB of payload of a steady run (default 0.75, quick 0.125)")
 	f.IntVar(&o.Deferred, "deferred", 0, "messages that are retried in a steady run (default 50000, quick 5000)")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -83,13 +83,13 @@ func parse(args []string) (o options, err error) {
 	set(&o.Rounds, 3, 2)
 	set(&o.Deferred, 50_000, 5000)
 	if o.Round == 0 {
-		o.Round = 400 * time.Millisecond
+		o.Round = 250 * time.Millisecond
 		if o.Quick {
-			o.Round = 200 * time.Millisecond
+			o.Round = 150 * time.Millisecond
 		}
 	}
 	if *steady == 0 {
-		*steady = 1
+		*steady = 0.75
 		if o.Quick {
 			*steady = 0.125
 		}
@@ -108,7 +108,7 @@ func parse(args []string) (o options, err error) {
 		}
 		o.Pending = append(o.Pending, v)
 	}
-	o.Backlog = 20_000
+	o.Backlog = 10_000
 	o.Systems, o.Out = system.All(), os.Stdout
 	return o, nil
 }

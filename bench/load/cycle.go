@@ -28,7 +28,10 @@ func cycles(c *Config) (list []Workload) {
 		add(size4K, n, 1)
 	}
 	add(size4K, 64, 5)
-	add(sizeMail, 64, 1)
+	if c.Full {
+		add(sizeMail, 64, 1)
+		add(sizeMail, 64, 5)
+	}
 	return list
 }
 

@@ -36,7 +36,7 @@ func steadies(c *Config) (list []Workload) {
 		list = append(list, Workload{name, func(c *Config) error {
 			var errs []error
 			for _, s := range c.chosen(name, func(s system.Spec) bool {
-				return s.Name == system.Mtawal.Name || s.Name == system.Pebble.Name && !c.Quick
+				return s.Name == system.Mtawal.Name || s.Name == system.Pebble.Name && (c.Full || !c.Quick && kind == "held")
 			}) {
 				r, err := c.steady(s, kind)
 				if err != nil {
