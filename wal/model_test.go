@@ -43,6 +43,7 @@ var operations = map[string]operation{
 	"new ID":     {1, func(h *history) { h.show(h.s.NewID()) }},
 	"checkpoint": {3, func(h *history) { h.must("checkpoint", h.s.Checkpoint(bgCtx)) }},
 	"compact":    {1, func(h *history) { h.must("compact", h.s.Compact(bgCtx)) }},
+	"snapshot":   {2, (*history).snapshot},
 	"marker":     {3, func(*history) { time.Sleep(3 * markerAfter) }},
 	"wait":       {2, func(h *history) { time.Sleep(time.Duration(1+h.rng.IntN(60)) * time.Second) }},
 

@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -47,7 +46,7 @@ func TestScenario_CrashWhileAStoreIsMade(t *testing.T) {
 				holds(t, s, "first")
 				ended(t, s)
 				if t.Failed() {
-					t.Fatal(fmt.Sprintf("image %d, power cut %v", i, path))
+					t.Fatalf("image %d, power cut %v", i, path)
 				}
 			})
 		}
