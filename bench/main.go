@@ -131,8 +131,14 @@ func run(o options) (err error) {
 		o.Out = io.Discard
 	}
 	r.PrintHead(o.Out)
+	o.Done = func() error { // a run that is cut short has a report of what it came to
+		r.Took = time.Since(start).Round(time.Second).String()
+		if o.report == "" {
+			return nil
+		}
+		return r.WriteFiles(o.report)
+	}
 	runErr := o.profiled(func() error { return load.Run(&o.Config) })
-	r.Took = time.Since(start).Round(time.Second).String()
 	if o.json {
 		e := json.NewEncoder(os.Stdout)
 		e.SetIndent("", "  ")
@@ -141,9 +147,6 @@ func run(o options) (err error) {
 		}
 	}
 	if o.report != "" {
-		if err := r.WriteFiles(o.report); err != nil {
-			return err
-		}
 		fmt.Fprintf(o.Out, "\n%s; wrote %s\n", r.Took, filepath.Join(o.report, "report.html"))
 	}
 	return runErr

@@ -33,6 +33,7 @@ type Config struct {
 	Floor    int64 // size of a floor's file, for tests
 	Out      io.Writer
 	Report   *report.Report
+	Done     func() error // called after each workload; may be nil
 }
 
 // Workload is something that can be asked for by name.
@@ -58,6 +59,11 @@ func Run(c *Config) error {
 	for _, w := range All(c) {
 		if err := w.Run(c); err != nil {
 			errs = append(errs, errors.Join(errors.New(w.Name), err))
+		}
+		if c.Done != nil {
+			if err := c.Done(); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
 		}
 	}
 	return errors.Join(errs...)
