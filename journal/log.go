@@ -53,7 +53,8 @@ type Log struct {
 	nonce   uint64
 	total   uint64
 	sealBuf []byte
-	bufs    [2][]byte // of one write: as a slice of its own it would be an allocation each
+	bufs    [3][]byte // of one write: as a slice of its own it would be an allocation each
+	zeros   []byte    // that frames are padded with where their own memory does not reach
 
 	end    atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
 	bytes  atomic.Int64  // of frames appended since the log was resumed
@@ -166,8 +167,8 @@ func (l *Log) Last() segment.FrameHeader { return l.last }
 func (l *Log) Appended() int64 { return l.bytes.Load() }
 
 // Draft is a frame to append. Table begins with FrameHeaderSize bytes of room for
-// the header; behind its length it has room to the next multiple of 512, and Body
-// to the next multiple of the alignment.
+// the header; behind their lengths both have room to the next multiple of 512, else they are
+// copied.
 type Draft struct {
 	Kind    segment.FrameKind
 	Records uint32
@@ -233,16 +234,23 @@ func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
 	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
 	h.Layout(l.tail.Alignment)
 	h.Encode(d.Table)
-	table := padded(d.Table, int64(h.BodyOff))
-	body := d.Body
-	if h.BodyLen == 0 {
-		table = padded(table, h.Len)
-	} else {
-		body = padded(body, h.Len-int64(h.BodyOff))
+	table, body := padded(d.Table, int64(h.BodyOff)), d.Body
+	last, size := &table, h.Len
+	if h.BodyLen > 0 {
+		last, size = &body, h.Len-int64(h.BodyOff)
 	}
+	// In place as far as there is room: to fill a large block up, the frame would have to be copied.
+	room := int64(cap(*last)) &^ (sector - 1)
+	*last = padded(*last, min(size, max(room, roundUp(int64(len(*last)), sector))))
 	bufs := append(l.bufs[:0], table)
 	if len(body) > 0 {
 		bufs = append(bufs, body)
+	}
+	if rest := size - int64(len(*last)); rest > 0 {
+		if int64(len(l.zeros)) < rest {
+			l.zeros = segment.Aligned(int(l.tail.Alignment))
+		}
+		bufs = append(bufs, l.zeros[:rest])
 	}
 	var err error
 	if barrier.Gone(barrier.CommitSync) || d.Kind == segment.Seal && barrier.Gone(barrier.SealSync) {
@@ -291,6 +299,11 @@ func (l *Log) Sync(to segment.Pos) error {
 	l.synced.Store(uint64(to))
 	return nil
 }
+
+// sector is what the parts of a write past the page cache are multiples of.
+const sector = 512
+
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 
 // padded extends b to n bytes with zeros, in place where it has the room.
 func padded(b []byte, n int64) []byte {
