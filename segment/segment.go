@@ -176,8 +176,8 @@ func (s *Segment) corrupt(off int64, reason string) error {
 
 // Record reads one record that a message holds (Enqueue, Recipients, Chunk) and the
 // place of its bytes in the file, without the rest of its frame: what is found
-// there is checked against its CRC, the header of its frame and the ID. It is a view of the
-// mapping, and may fault; what is read from memory is copied.
+// there is checked against its CRC, the header of its frame and the ID. It is a copy, but if it is
+// long: then it is a view of the mapping, and may fault.
 func (s *Segment) Record(off int64, id uint64) (r Record, body int64, err error) {
 	return s.record(off, func(r Record) bool { return r.ID() == id && (r.Kind() == KindEnqueue || r.Kind() == KindRecipients) })
 }
@@ -198,8 +198,9 @@ func (s *Segment) record(off int64, match func(Record) bool) (r Record, body int
 	return r, body, nil
 }
 
-// recordCopyMax is the longest record that is copied out of memory. Lists of many recipients
-// are read again and again.
+// recordCopyMax is the longest record that is copied. Lists of many recipients are read again and
+// again. Of the mapping any page may go, with the large folio that it is in, when the log writes
+// a block beside it, and may not come back.
 const recordCopyMax = 64 << 10
 
 var errNotRecent = errors.New("not in memory any more")
@@ -246,6 +247,9 @@ func (s *Segment) mappedRecord(off int64, match func(Record) bool) (r Record, bo
 			}
 			return m.Bytes()[off : off+n], nil
 		})
+		if err == nil && len(r) <= recordCopyMax {
+			r = append(Record(nil), r...)
+		}
 		return err
 	})
 	return r, body, err
