@@ -18,13 +18,6 @@ import (
 // from, and counts only if that still is where the message's bytes are when it is applied: a
 // used-mark, or another copy, that came first wins.
 const (
-	// sparseBelow is the share of a segment, in percent, that may live in one that is emptied.
-	sparseBelow = 50
-	// deadAbove is the share of the log's sealed segments, in percent, that must be dead before
-	// segments are emptied in the background, beside compactLeast segments and four
-	// checkpoints: emptying costs two of these.
-	deadAbove    = 33
-	compactLeast = 1
 	// moveBatch bounds what one batch of copies holds, and compactPass one look at all messages.
 	moveBatch   = 1 << 20
 	compactPass = 64 << 20
@@ -72,7 +65,11 @@ func (s *Store) compactLoop() {
 			continue
 		}
 		began := s.log.Appended()
-		err := s.compact(context.Background(), s.opt.CompactRate)
+		rate := s.opt.CompactRate
+		if s.short() {
+			rate = 0 // what others append between the copies would be pinned with them
+		}
+		err := s.compact(context.Background(), rate)
 		ended := s.log.Appended()
 		s.compaction.next = ended + (ended - began) // so copies are never more than half of what is written
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrFull) {
@@ -83,9 +80,11 @@ func (s *Store) compactLoop() {
 
 // worthCompacting reports whether so much of the log is dead that copying the rest pays.
 func (s *Store) worthCompacting() bool {
-	// Copies would take the room that bounces need, before they give any back.
-	if s.log.Appended() < s.compaction.next || s.short() {
+	if s.log.Appended() < s.compaction.next {
 		return false
+	}
+	if s.short() {
+		return s.paysWhileShort(s.sparseSegments(s.log.End().Segment()))
 	}
 	var sealed, live, gain int64
 	for _, i := range s.segmentUses() {
@@ -97,7 +96,20 @@ func (s *Store) worthCompacting() bool {
 			}
 		}
 	}
-	return (sealed-live)*100 > sealed*deadAbove && gain > compactLeast*s.opt.SegmentSize+4*s.folds.size.Load()
+	return sealed*100 > live*int64(s.opt.CompactSpace) && gain > s.opt.CompactMin+4*s.folds.size.Load()
+}
+
+// bounceRoom is what bounces, and copies, may still take of the reserve.
+func (s *Store) bounceRoom() int64 {
+	return s.roomLeft() - s.space.reserve.Load() + bounceSegments*s.opt.SegmentSize
+}
+
+// paysWhileShort reports whether emptying segments leaves more room than there was, when it takes
+// what bounces may use of the reserve. Copies are admitted as bounces are, so marks keep their
+// part of it. Beside the segments that they fill, copies may pin the one in which they begin and, with
+// marks in between, another: so it pays if that many more come back.
+func (s *Store) paysWhileShort(numbers map[uint32]bool, live int64) bool {
+	return int64(len(numbers))*s.opt.SegmentSize-live >= 3*s.opt.SegmentSize
 }
 
 // sparse reports whether a segment may be emptied: the newest checkpoint lies behind it, and
@@ -107,7 +119,7 @@ func (s *Store) sparse(i *segmentUse) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && !f.streams[i.Number] &&
-		i.Live*100 < i.Size*sparseBelow
+		(i.Size-i.Live)*100 > i.Size*int64(s.opt.CompactDead)
 }
 
 // compact empties sparse segments, and has them recycled, until there are none that were there
@@ -123,7 +135,7 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 	var info CompactInfo
 	for {
 		sparse, left := s.sparseSegments(last)
-		if len(sparse) == 0 {
+		if len(sparse) == 0 || s.short() && !s.paysWhileShort(sparse, left) {
 			return s.settleFolds()
 		}
 		info.Segments, info.Left = len(sparse), left
@@ -158,13 +170,17 @@ func (s *Store) settleFolds() error {
 }
 
 // sparseSegments are the ones to empty next, those in which the least lives first, as of the
-// newest checkpoint.
+// newest checkpoint: as many as one pass takes, and while room is short half of what bounces may use.
 func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int64) {
 	list := slices.DeleteFunc(s.segmentUses(), func(i segmentUse) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
 	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
 	numbers = make(map[uint32]bool)
+	short, most := s.short(), int64(compactPass)
+	if short {
+		most = min(most, s.bounceRoom()/2)
+	}
 	for _, i := range list {
-		if len(numbers) > 0 && live+i.Live > compactPass {
+		if (len(numbers) > 0 || short) && live+i.Live > most {
 			break
 		}
 		numbers[i.Number] = true

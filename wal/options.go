@@ -56,6 +56,15 @@ type Options struct {
 	// CompactRate is how many bytes a second the store copies at most, of its own accord, to
 	// empty segments in which little is live. Default 64 MiB.
 	CompactRate int64
+	// CompactDead is the share of a segment, in percent, that must be dead for what lives in it to be
+	// copied out of it. Default 50.
+	CompactDead int
+	// CompactSpace is how many bytes of log there may be for each that lives, in percent, before
+	// the store empties segments of its own accord: 200 is twice. Default 150; not below 100.
+	CompactSpace int
+	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
+	// costs two of these. Default: one segment.
+	CompactMin int64
 	// Logger is told what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 	// Trace is called on events of the engine, as net/http/httptrace is on those of a
@@ -97,6 +106,8 @@ const (
 	KeyWindowDefault     = 24 * time.Hour
 	KeyMaxDefault        = 1_000_000
 	CompactRateDefault   = 64 << 20
+	CompactDeadDefault   = 50
+	CompactSpaceDefault  = 150
 
 	// poolMax is how many dead segments are kept for another life.
 	poolMax = 3
@@ -129,6 +140,9 @@ func (o Options) withDefaults() (Options, error) {
 		{"Options.KeyWindow", int64(o.KeyWindow), 1<<63 - 1},
 		{"Options.KeyMax", int64(o.KeyMax), 1 << 30},
 		{"Options.CompactRate", o.CompactRate, 1<<63 - 1},
+		{"Options.CompactDead", int64(o.CompactDead), 100},
+		{"Options.CompactSpace", int64(o.CompactSpace), 1 << 20},
+		{"Options.CompactMin", o.CompactMin, 1<<63 - 1},
 	} {
 		if err := limit(c.field, c.v, c.most); err != nil {
 			return o, err
@@ -166,6 +180,18 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.CompactRate == 0 {
 		o.CompactRate = CompactRateDefault
+	}
+	if o.CompactDead == 0 {
+		o.CompactDead = CompactDeadDefault
+	}
+	if o.CompactSpace == 0 {
+		o.CompactSpace = CompactSpaceDefault
+	}
+	if o.CompactSpace < 100 {
+		return o, &mailq.FieldError{Field: "Options.CompactSpace", Reason: "is below 100"}
+	}
+	if o.CompactMin == 0 {
+		o.CompactMin = o.SegmentSize
 	}
 	if o.KeyMax == 0 {
 		o.KeyMax = KeyMaxDefault

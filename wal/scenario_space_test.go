@@ -434,3 +434,34 @@ func TestScenario_LargeMessageOnceAllIsUsed(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// One message of ten lives in each segment of a full disk: none is dead, and intake comes back all
+// the same, since they are emptied out of the reserve.
+func TestScenario_SparseSegmentsOfAFullDisk(t *testing.T) {
+	for _, bound := range fullDisks {
+		t.Run(bound, func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				_, s, sent := filled(t, bound, 4<<20)
+				watched(t, s)
+				left := 0
+				for i, d := range inHand(t, s) {
+					if i%10 == 0 {
+						left++
+						d.Release() // in hand it would keep the segment that it was copied out of
+						continue
+					}
+					if err := d.SettleAll(t.Context(), Delivered); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(30 * spaceEvery)
+				if err := s.Admit(1000); err != nil {
+					t.Errorf("%d of %d messages are left, and intake is shut: %v; %s", left, sent, err, roomOf(s))
+				}
+				if st := s.Stats(); st.WorkQueueLength != int64(left) || st.DiskBytes > 2<<20 {
+					t.Errorf("%d of %d messages are left; %+v", left, sent, st)
+				}
+			})
+		})
+	}
+}
