@@ -1,10 +1,18 @@
 package journal
 
+import (
+	"slices"
+
+	"github.com/mtawal/mtawal/segment"
+)
+
 // Files is what the files of a log take, and what of that it can still write into.
 type Files struct {
 	Segments int   // in the log
 	Bytes    int64 // of all files, those included that wait for a reader or are being made or removed
 	Left     int64 // that can be appended without another block of the disk: the rest of the tail, and files that stand ready
+	// Unlinked is bytes of files that were removed while they were mapped: none.
+	Unlinked int64
 	// Turn changes with each file that comes to what is left or goes from it. Free space of the
 	// disk that was read between two looks with the same turn is in neither Left nor on its way there.
 	Turn uint64
@@ -38,7 +46,7 @@ func (l *Log) Files() Files {
 	}
 	f.Left += ready
 	f.Bytes += ready + m.moving
-	f.Turn = m.turn
+	f.Turn, f.Unlinked = m.turn, m.unlinkedBytes()
 	return f
 }
 
@@ -59,4 +67,20 @@ func (m *maker) entered(number uint32) {
 	m.mu.Lock()
 	delete(m.ready, number)
 	m.mu.Unlock()
+}
+
+// unlinked notes that the name of a segment's file is removed; whoever maps it then has the disk keep
+// it. mu is held.
+func (m *maker) unlinked(s *segment.Segment) {
+	if s != nil && s.Mapped() {
+		m.nameless = append(m.nameless, s)
+	}
+}
+
+func (m *maker) unlinkedBytes() (n int64) {
+	m.nameless = slices.DeleteFunc(m.nameless, func(s *segment.Segment) bool { return !s.Mapped() })
+	for _, s := range m.nameless {
+		n += s.Size
+	}
+	return n
 }

@@ -179,6 +179,8 @@ type Draft struct {
 	// Spare: a small frame that may take the last block of a segment. It moves the position
 	// of the log where there is no room for another segment.
 	Spare bool
+	// Shrink: it begins the next segment if that is a smaller one, see Log.Idle.
+	Shrink bool
 }
 
 // Append writes a frame. nil: it is durable, and all before it. The frame's header is
@@ -192,6 +194,11 @@ func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
 	}
 	if size := segment.FrameSize(table, body, uint32(l.dir.Block())); size > l.FrameMax() {
 		return segment.FrameHeader{}, fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", size, l.opt.SegmentSize)
+	}
+	if d.Shrink && l.Shrinks() && l.refused.Pos != segment.MakePos(l.tail.Number, l.off) {
+		if err := l.rotate(false); err != nil {
+			return segment.FrameHeader{}, err
+		}
 	}
 	// The tail, and successors that stood ready at Resume, may have been made in another
 	// size or alignment: those that are too small are sealed empty.
@@ -207,6 +214,7 @@ func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
 		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
 			return l.put(d)
 		}
+		l.maker.busy()
 		if err := l.rotate(d.Kind == segment.Open); err != nil {
 			return segment.FrameHeader{}, err
 		}
@@ -434,7 +442,7 @@ func (l *Log) Recycle(dead []uint32) error {
 			errs = append(errs, s.Retire(func() {
 				l.mu.Lock()
 				delete(l.retired, n)
-				l.maker.give(n, s.Size)
+				l.maker.give(s)
 				l.mu.Unlock()
 			}))
 		}

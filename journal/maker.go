@@ -36,23 +36,25 @@ var errStopped = errors.New("log is closing")
 type maker struct {
 	l *Log
 
-	mu     sync.Mutex
-	next   uint32 // to be made ready
-	ready  map[uint32]*segment.Segment
-	dead   []deadFile // segment files waiting to be renamed
-	free   []string   // files that may be written over, in their order of preference from the end
-	spare  []string   // files that were allocated ahead and never written
-	moving int64      // bytes of files that are being made or removed
-	turn   uint64     // see Files
-	spares uint32     // number of the last one made
-	tried  bool       // there was no room for another one
-	keep   int        // spare files that are wanted, as long as free ones do not do
-	err    error      // of the last try to make next
-	names  error      // of a sync of the directory: nothing is built on its names any more
-	last   bool       // whoever waits may have the last spare file
-	stop   bool
-	waited atomic.Bool // the log waits for a segment
-	moved  *sync.Cond  // ready, err, names or stop changed
+	mu       sync.Mutex
+	next     uint32 // to be made ready
+	ready    map[uint32]*segment.Segment
+	dead     []deadFile // segment files waiting to be renamed
+	free     []string   // files that may be written over, in their order of preference from the end
+	spare    []string   // files that were allocated ahead and never written
+	moving   int64      // bytes of files that are being made or removed
+	turn     uint64     // see Files
+	spares   uint32     // number of the last one made
+	tried    bool       // there was no room for another one
+	keep     int        // spare files that are wanted, as long as free ones do not do
+	small    int64      // size of segments while the log is idle; 0: it is not
+	err      error      // of the last try to make next
+	names    error      // of a sync of the directory: nothing is built on its names any more
+	last     bool       // whoever waits may have the last spare file
+	stop     bool
+	nameless []*segment.Segment // whose files were removed while they were mapped
+	waited   atomic.Bool        // the log waits for a segment
+	moved    *sync.Cond         // ready, err, names or stop changed
 
 	wake chan struct{}
 	done chan struct{}
@@ -62,6 +64,7 @@ type maker struct {
 type deadFile struct {
 	number uint32
 	size   int64
+	seg    *segment.Segment // nil: of an earlier opening
 }
 
 func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
@@ -73,7 +76,7 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	}
 	for _, f := range list {
 		if n, ok := segment.ParseName(f.Name); ok && slices.Contains(dead, n) {
-			m.dead = append(m.dead, deadFile{n, f.Size})
+			m.dead = append(m.dead, deadFile{number: n, size: f.Size})
 		}
 		switch {
 		case !f.Regular && (strings.HasPrefix(f.Name, freePrefix) || strings.HasPrefix(f.Name, tempPrefix)):
@@ -140,9 +143,9 @@ func (m *maker) putBack(s *segment.Segment) {
 }
 
 // give takes the file of a dead segment that nobody reads any more. Log.mu is held.
-func (m *maker) give(number uint32, size int64) {
+func (m *maker) give(s *segment.Segment) {
 	m.mu.Lock()
-	m.dead = append(m.dead, deadFile{number, size})
+	m.dead = append(m.dead, deadFile{s.Number, s.Size, s})
 	m.turn++
 	m.mu.Unlock()
 	m.poke()
@@ -182,7 +185,7 @@ func (m *maker) run() {
 				continue
 			}
 			if !missing {
-				if m.addSpare() {
+				if m.shrink() || m.addSpare() {
 					continue
 				}
 				break
@@ -231,7 +234,7 @@ func (m *maker) collect(dead []deadFile) {
 	var freed []string
 	for _, d := range dead {
 		m.mu.Lock()
-		keep := len(m.free)+len(freed) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize
+		keep := len(m.free)+len(freed) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize && m.small == 0
 		m.mu.Unlock()
 		name, to := segment.Name(d.number), fmt.Sprintf("%s%08x", freePrefix, d.number)
 		var err error
@@ -241,7 +244,7 @@ func (m *maker) collect(dead []deadFile) {
 				continue
 			}
 		} else {
-			m.hold(d.size, func() { m.drop(d) })
+			m.hold(d.size, func() { m.drop(d); m.unlinked(d.seg) })
 			err = m.l.dir.Remove(name)
 			m.hold(-d.size, nil)
 		}
@@ -287,7 +290,9 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	if err == nil {
 		m.hold(m.l.opt.SegmentSize, nil)
 		var s *segment.Segment
-		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, m.l.opt, m.waited.Load); err == nil || errors.Is(err, errNames) {
+		opt := m.l.opt
+		opt.SegmentSize = m.size()
+		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.waited.Load); err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
 		m.hold(-m.l.opt.SegmentSize, nil)

@@ -18,6 +18,9 @@ func (l *Log) Reserve(files int) { l.maker.reserve(files) }
 func (m *maker) reserve(files int) {
 	m.mu.Lock()
 	m.keep = min(files, spareMax)
+	if files > 0 {
+		m.small = 0
+	}
 	act := len(m.free)+len(m.spare) != m.keep
 	m.tried = false
 	m.mu.Unlock()

@@ -192,6 +192,9 @@ type Stats struct {
 	DeadBytes int64 `json:"dead_bytes"`
 	DiskBytes int64 `json:"disk_bytes"` // all files of the store
 	Segments  int   `json:"segments"`   // in the log; ready ones not counted
+	// UnlinkedBytes is what files take that have no name any more and are still mapped, so that
+	// the disk does not get it back: 0, always.
+	UnlinkedBytes int64 `json:"unlinked_bytes"`
 	// OldestPin is what keeps bytes of the log from being given back for the longest time,
 	// of mail, staged bodies and snapshots. It may be a second old.
 	OldestPin Pin `json:"oldest_pin,omitzero"`

@@ -131,6 +131,13 @@ func (s *Segment) References() int {
 	return s.refs
 }
 
+// Mapped reports whether the file is mapped.
+func (s *Segment) Mapped() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mapping != nil
+}
+
 // Map returns the read-only mapping of the whole file. The caller holds a
 // reference for as long as it uses it.
 func (s *Segment) Map() (disk.Mapping, error) {

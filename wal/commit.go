@@ -295,6 +295,7 @@ func (s *Store) commit(g *group) error {
 	}
 	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
 	d.Spare = g.nudge && kind == segment.Marker
+	d.Shrink = d.Spare && s.space.idle.Load()
 	var f segment.Frame
 	if g.records > 0 || kind == segment.Marker {
 		h, err := s.append(&d)

@@ -52,6 +52,13 @@ type compaction struct {
 	next    int64 // of the loop: how much the log must have taken before it copies again
 }
 
+func (c *compaction) poke() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
 // compactLoop empties sparse segments as they become worth it.
 func (s *Store) compactLoop() {
 	defer s.bg.Done()
@@ -80,11 +87,11 @@ func (s *Store) compactLoop() {
 
 // worthCompacting reports whether so much of the log is dead that copying the rest pays.
 func (s *Store) worthCompacting() bool {
-	if s.log.Appended() < s.compaction.next {
-		return false
-	}
 	if s.short() {
 		return s.paysWhileShort(s.sparseSegments(s.log.End().Segment()))
+	}
+	if s.log.Appended() < s.compaction.next {
+		return false
 	}
 	var sealed, live, gain int64
 	for _, i := range s.segmentUses() {

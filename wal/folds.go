@@ -127,10 +127,7 @@ func (s *Store) foldLoop() {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
 			continue
 		}
-		select {
-		case s.compaction.wake <- struct{}{}:
-		default:
-		}
+		s.compaction.poke()
 	}
 }
 

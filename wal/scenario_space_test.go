@@ -458,10 +458,57 @@ func TestScenario_SparseSegmentsOfAFullDisk(t *testing.T) {
 				if err := s.Admit(1000); err != nil {
 					t.Errorf("%d of %d messages are left, and intake is shut: %v; %s", left, sent, err, roomOf(s))
 				}
-				if st := s.Stats(); st.WorkQueueLength != int64(left) || st.DiskBytes > 2<<20 {
+				if st := s.Stats(); st.WorkQueueLength != int64(left) {
 					t.Errorf("%d of %d messages are left; %+v", left, sent, st)
 				}
 			})
 		})
 	}
+}
+
+// A store that was empty for a while is small, takes mail as before, and is found as it is by the
+// next opening.
+func TestScenario_AnIdleStoreShrinks(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := tiny(fs)
+		o.SegmentSize = 4 << 20
+		s := started(t, o)
+		long := strings.Repeat("long ", 1<<16)
+		for round := range 2 {
+			for i := range 60 {
+				posted(t, s, fmt.Sprint(round, " mail ", i, long))
+			}
+			for range 60 {
+				if err := taken(t, s).SettleAll(t.Context(), Delivered); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if st := s.Stats(); st.DiskBytes < 20<<20 {
+				t.Fatalf("%d bytes before it is idle", st.DiskBytes)
+			}
+			time.Sleep(spareIdle + 10*spaceEvery)
+			st := s.Stats()
+			list, err := s.dir.List()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st.DiskBytes > 4<<20 || st.UnlinkedBytes != 0 {
+				t.Errorf("round %d: %d bytes on disk, %d of them without a name: %v", round, st.DiskBytes, st.UnlinkedBytes, list)
+			}
+			killed := fs.Clone()
+			killed.Kill()
+			o := o
+			o.fs = killed
+			again := started(t, o)
+			posted(t, again, long)
+			holds(t, again, long)
+			ended(t, again)
+		}
+		posted(t, s, strings.Repeat(long, 9)) // more than a small segment takes
+		ended(t, s)
+		if found, err := Verify(spool, o); err != nil || len(found) > 0 {
+			t.Errorf("verify: %v, %v", found, err)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,8 @@ const (
 	spaceEvery = time.Second
 	// spareIdle is for how long a store must be empty until it gives its spare files back.
 	spareIdle = 60 * time.Second
+	// idleSegment is the size of the segments of a store that is.
+	idleSegment = 1 << 20
 	// earlyRest is how long checkpoints that are made early rest, in times of how long the last
 	// one took.
 	earlyRest = 10
@@ -51,6 +54,7 @@ type diskRoom struct {
 	shut    atomic.Bool // intake ended at the reserve and has not resumed
 	// refused is the largest intake that was refused since the last checkpoint.
 	refused atomic.Int64
+	idle    atomic.Bool // the store was empty for a while
 	terse   atomic.Bool // a note was not kept since intake ended
 
 	mailAt time.Time // of the goroutine that looks: when there was mail
@@ -177,6 +181,9 @@ func (s *Store) spaceLoop() {
 		case <-tick.C:
 			s.keepReserve()
 			s.endLate()
+			if s.short() {
+				s.compaction.poke()
+			}
 		}
 		s.measure()
 		if s.tight() && s.folds.early(s.opt.now(), s.log.End()) {
@@ -200,6 +207,26 @@ func (s *Store) keepReserve() {
 	}
 	s.log.Reserve(n)
 	s.folds.keepRoom(n > 0)
+	s.space.idle.Store(n == 0)
+	if n == 0 {
+		s.shrink()
+	}
+}
+
+// shrink has a store that was empty for a while give back what it does not need: the log goes on in a
+// small segment, and all before it is dead.
+func (s *Store) shrink() {
+	s.log.Idle(idleSegment)
+	if !s.log.Shrinks() {
+		return // there is no small one yet, or it is in use
+	}
+	err := s.nudge()
+	if err == nil {
+		err = s.settleFolds()
+	}
+	if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
+		s.opt.Logger.Warn("the idle store could not be made smaller", "err", err)
+	}
 }
 
 // keepsNote reports whether a note that adds so much to the next checkpoint is kept: always,

@@ -39,7 +39,7 @@ func (s *Store) Stats() Stats {
 	}
 	st.DeadBytes = max(used-st.LiveBytes, 0)
 	files := s.log.Files()
-	st.Segments, st.DiskBytes = files.Segments, files.Bytes
+	st.Segments, st.DiskBytes, st.UnlinkedBytes = files.Segments, files.Bytes, files.Unlinked
 	st.DiskBytes += claimsSize(s.opt.claims) + s.folds.bytes()
 	if at := s.syncing.Load(); at != 0 {
 		st.SyncingSince = time.Unix(0, at)
