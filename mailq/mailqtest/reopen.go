@@ -91,9 +91,10 @@ func reopenAcknowledged(e *env) {
 func reopenDeferred(e *env) {
 	soon, late := e.post("q", "soon"), e.post("q", "late")
 	c := e.all()
+	first, second := e.nextID(c, soon), e.nextID(c, late)
 	until := time.Now().Round(0).Add(20 * time.Millisecond)
-	e.settle(e.nextID(c, soon), mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: until, Note: []byte("451")})
-	e.settle(e.nextID(c, late), later(time.Hour))
+	e.settle(first, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: until, Note: []byte("451")})
+	e.settle(second, later(time.Hour))
 	e.reopen()
 	d := e.nextID(e.all(), soon)
 	if now := time.Now().Round(0); now.Before(until) {
