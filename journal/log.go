@@ -20,6 +20,7 @@ import (
 type Options struct {
 	SegmentSize int64        // of new segments, a multiple of the directory's block
 	PoolMax     int          // dead files kept for another life
+	Scrub       bool         // dead segments are written over with zeros
 	NoSync      bool         // write into the page cache only: durable against a kill, not a power cut
 	Logger      *slog.Logger // not nil
 	Now         func() int64 // Unix ns

@@ -88,6 +88,11 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 			m.spare = append(m.spare, f.Name)
 			m.keep++
 		case strings.HasPrefix(f.Name, freePrefix), strings.HasPrefix(f.Name, tempPrefix):
+			if l.opt.Scrub && f.Regular {
+				if err := wipe(l.dir, f.Name); err != nil {
+					l.opt.Logger.Warn("what a crash left is removed without being wiped", "file", f.Name, "err", err)
+				}
+			}
 			if err := l.dir.Remove(f.Name); err != nil {
 				return fmt.Errorf("removing what a crash left: %w", err)
 			}
@@ -231,34 +236,42 @@ func syncNames(dir disk.Dir) error {
 // another life as far as the pool goes, removed beyond it. A failure leaves a dead segment under
 // its name, which is harmless: it is known as dead at the next opening too.
 func (m *maker) collect(dead []deadFile) {
-	var freed []string
+	var kept, others []string // under names that may be removed
 	for _, d := range dead {
 		m.mu.Lock()
-		keep := len(m.free)+len(freed) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize && m.small == 0
+		keep := len(m.free)+len(kept) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize && m.small == 0
 		m.mu.Unlock()
 		name, to := segment.Name(d.number), fmt.Sprintf("%s%08x", freePrefix, d.number)
 		var err error
-		if keep {
-			if err = m.l.dir.Rename(name, to); err == nil {
-				freed = append(freed, to)
-				continue
-			}
-		} else {
+		switch {
+		case !keep && !m.l.opt.Scrub:
 			m.hold(d.size, func() { m.drop(d); m.unlinked(d.seg) })
 			err = m.l.dir.Remove(name)
 			m.hold(-d.size, nil)
+		default:
+			if err = m.l.dir.Rename(name, to); err != nil {
+				break
+			}
+			if keep {
+				kept = append(kept, to)
+			} else {
+				others = append(others, to)
+			}
 		}
 		if err != nil {
 			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
 		}
 	}
 	err := syncNames(m.l.dir)
+	if err == nil && m.l.opt.Scrub {
+		kept, err = m.scrub(kept, others)
+	}
 	m.mu.Lock()
 	for _, d := range dead {
 		m.drop(d)
 	}
 	if err == nil {
-		m.free = append(m.free, freed...)
+		m.free = append(m.free, kept...)
 	}
 	m.turn++
 	m.mu.Unlock()

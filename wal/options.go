@@ -65,6 +65,13 @@ type Options struct {
 	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
 	// costs two of these. Default: one segment.
 	CompactMin int64
+	// Scrub has bodies of used mail written over with zeros, on disk, as soon as their segment
+	// is dead: when every message with bytes in it is used or was copied elsewhere, two
+	// checkpoints lie behind it, and nobody reads it. Compact has that come about for all segments
+	// but the one that is written, whose turn comes when it is full, or when the store was empty for a minute. It
+	// costs as many bytes again as are written. Without it they stay until they are written
+	// over. Notes and addresses are in checkpoints too, which are written over by later ones.
+	Scrub bool
 	// Logger is told what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 	// Trace is called on events of the engine, as net/http/httptrace is on those of a
@@ -213,6 +220,6 @@ func (o Options) withDefaults() (Options, error) {
 
 func (o *Options) journal(block int64) journal.Options {
 	size := (o.SegmentSize + block - 1) / block * block
-	return journal.Options{SegmentSize: size, PoolMax: poolMax, NoSync: o.NoSync, Logger: o.Logger,
+	return journal.Options{SegmentSize: size, PoolMax: poolMax, Scrub: o.Scrub, NoSync: o.NoSync, Logger: o.Logger,
 		Now: func() int64 { return o.now().UnixNano() }}
 }
