@@ -55,6 +55,7 @@ func TestScenario_NothingIsAcknowledgedAfterAFailure(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := faultdisk.New(memdisk.New(memdisk.Config{}))
 		s := started(t, tiny(fs))
+		synctest.Wait() // the segment ahead has its zeros
 		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
 		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
 		results := make(chan error, 2)
