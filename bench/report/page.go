@@ -312,6 +312,13 @@ func (r *Report) steady() (list []plot) {
 	return list
 }
 
+// busy reports whether the machine had other work when the run began.
+func (r *Report) busy() bool {
+	var load float64
+	_, err := fmt.Sscan(r.Environment.Load, &load)
+	return err == nil && load > float64(r.Environment.CPUs)
+}
+
 // glance is a line of the summary.
 type glance struct {
 	What, Figure, ToFloor, ToPeer, Peer string
@@ -375,7 +382,8 @@ func (r *Report) WritePage(w io.Writer) error {
 	}
 	return t.Execute(w, struct {
 		*Report
+		Busy     bool
 		Glance   []glance
 		Sections []section
-	}{r, r.glance(), sections})
+	}{r, r.busy(), r.glance(), sections})
 }

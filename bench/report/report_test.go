@@ -124,6 +124,19 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestBusy: a page of a machine that was busy says so.
+func TestBusy(t *testing.T) {
+	for load, want := range map[string]bool{"0.50 0 0 1/2 3": false, "2.01 0 0 1/2 3": true, "": false} {
+		var b strings.Builder
+		if err := (&Report{Environment: measure.Env{CPUs: 2, Load: load}}).WritePage(&b); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(b.String(), "had other work"); got != want {
+			t.Errorf("load %q: warned %v", load, got)
+		}
+	}
+}
+
 // TestEmptyPage: a run that measured nothing has a page too.
 func TestEmptyPage(t *testing.T) {
 	if err := (&Report{}).WritePage(io.Discard); err != nil {

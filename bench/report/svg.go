@@ -159,7 +159,18 @@ func lines(x, y axis, list []series) string {
 	}
 	fmt.Fprintf(&b, `<text class="axis" x="%d" y="%d" text-anchor="middle">%s</text>`, padLeft+plotW/2, chartH-6, html.EscapeString(x.label))
 	fmt.Fprintf(&b, `<text class="axis" x="14" y="%d" text-anchor="middle" transform="rotate(-90 14 %d)">%s</text>`, padTop+plotH/2, padTop+plotH/2, html.EscapeString(y.label))
-	for _, s := range list {
+	// What is bold comes last, above the others.
+	drawn := slices.Clone(list)
+	slices.SortStableFunc(drawn, func(a, b series) int {
+		switch {
+		case a.bold == b.bold:
+			return 0
+		case a.bold:
+			return 1
+		}
+		return -1
+	})
+	for _, s := range drawn {
 		width, dash := 1.7, ""
 		if s.bold {
 			width = 3.2
