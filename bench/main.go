@@ -56,6 +56,7 @@ func parse(args []string) (o options, err error) {
 	f.BoolVar(&o.Full, "full", false, "all sizes with all producers, every system at every backlog: hours")
 	f.BoolVar(&o.json, "json", false, "print the report as JSON instead of tables")
 	f.StringVar(&o.report, "report", ".", "directory for report.html and report.json; empty: do not write them")
+	f.BoolVar(&o.DropAll, "drop-caches", false, "before a cold drain drop all caches of the machine (as root), not the pages of the files alone")
 	f.StringVar(&o.cpu, "cpuprofile", "", "file for a CPU profile of this process: with --only, of one system in one workload")
 	f.IntVar(&o.Rounds, "rounds", 0, "rounds of what takes turns (default 3, quick 2)")
 	f.DurationVar(&o.Round, "round", 0, "how long a system's turn lasts at most (default 250ms, quick 150ms)")

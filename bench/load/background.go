@@ -90,7 +90,7 @@ func (c *Config) background(s system.Spec) (b report.Background, err error) {
 		{"nothing", func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, nil }},
 		{"checkpoints", func(ctx context.Context) (int, error) { return again(ctx, m.Checkpoint) }},
 		{"a cold drain", func(ctx context.Context) (int, error) {
-			if _, err := measure.DropCaches(dir); err != nil {
+			if _, err := measure.DropCaches(dir, c.DropAll); err != nil {
 				return 0, err
 			}
 			return drainSome(ctx, q, c.Backlog)

@@ -54,7 +54,7 @@ func (c *Config) drain(s system.Spec, pending, workers int) (r report.DrainRow, 
 	if err := errors.Join(fill(sys, pending, size4K.mean), sys.Close()); err != nil {
 		return r, "", err
 	}
-	if how, err = measure.DropCaches(dir); err != nil {
+	if how, err = measure.DropCaches(dir, c.DropAll); err != nil {
 		return r, how, err
 	}
 	start := time.Now()

@@ -27,6 +27,7 @@ type Config struct {
 	Round    time.Duration // how long a turn lasts, at most
 	Pending  []int         // backlogs of recovery
 	Backlog  int           // messages that are drained
+	DropAll  bool          // the whole page cache is dropped before a cold drain, not the files' pages
 	Steady   int64         // bytes of a steady run
 	Deferred int           // messages that are retried in one
 	Systems  []system.Spec

@@ -31,16 +31,16 @@ func DiskUse(dir string) (int64, error) {
 	return n, err
 }
 
-// DropCaches has what is below a directory read from the device the next time. It returns how: the whole
-// page cache, inodes and names are dropped where that is allowed, otherwise
-// the pages of each file.
-func DropCaches(dir string) (how string, err error) {
+// DropCaches has what is below a directory read from the device the next time. It returns how: the pages
+// of each file are dropped, or, if all is set, the whole page cache, inodes and names too, which takes
+// root, slows whatever else runs, and waits for every file system that is mounted.
+func DropCaches(dir string, all bool) (how string, err error) {
 	// What is dirty is not dropped.
 	if err := eachFile(dir, (*os.File).Sync); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3\n"), 0); err == nil {
-		return "drop_caches=3", nil
+	if all {
+		return "drop_caches=3", os.WriteFile("/proc/sys/vm/drop_caches", []byte("3\n"), 0)
 	}
 	return "posix_fadvise(DONTNEED) of each file", eachFile(dir, dropFile)
 }
