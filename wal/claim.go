@@ -168,8 +168,9 @@ func (c *claim) noteAttempt(g *group) bool {
 	if n == 0 {
 		return true
 	}
-	if len(g.table)+n*segment.AttemptSize+segment.AlignmentMin > cap(g.table) {
-		return false
+	table := len(g.table) + n*segment.AttemptSize
+	if table+segment.AlignmentMin > cap(g.table) || segment.FrameSize(int64(table), int64(len(g.body)), uint32(c.s.dir.Block())) > c.s.limits.frame {
+		return false // a batch fills the frame: the next one takes it
 	}
 	c.eachRun(wants, func(first, count uint32) {
 		at := len(g.table)

@@ -185,7 +185,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	if err := l.extents(); err != nil {
 		return err
 	}
-	if err := l.close(); err != nil {
+	if err := l.close(l.store); err != nil {
 		return failed("closing", err)
 	}
 	found, err := wal.Verify(l.Dir, wal.Options{})
@@ -206,7 +206,7 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 	if st := again.Stats(); st.WorkQueueLength != int64(len(last.Recipients)) || st.InDoubt != 0 {
 		l.trouble("opened once more after all but one message were used: Work Queue Length %d, in doubt %d", st.WorkQueueLength, st.InDoubt)
 	}
-	if err := again.Close(); err != nil {
+	if err := l.close(again); err != nil {
 		return failed("closing once more", err)
 	}
 	return nil
@@ -214,8 +214,8 @@ func (l *life) audit(deliveries []*wal.Delivery) error {
 
 // close closes the store. On a machine with much other work a write may take so long that Close
 // does not wait for it: then the store stays locked until it is done.
-func (l *life) close() error {
-	err := l.store.Close()
+func (l *life) close(s *wal.Store) error {
+	err := s.Close()
 	for begin := time.Now(); errors.Is(err, wal.ErrUnknown) && time.Since(begin) < time.Minute; {
 		time.Sleep(50 * time.Millisecond)
 		again, oerr := wal.Open(l.Dir, l.options())

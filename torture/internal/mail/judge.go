@@ -169,7 +169,7 @@ func (j *judge) doubt(key string, i int, r *Recipient, s Seen) {
 	case j.DurableStart:
 		j.repeated("message %s, recipient %d: handed out %v before the cut, not announced, with DurableStart", key, i, age)
 	case r.Handed < j.Acked:
-		j.repeated("message %s, recipient %d: handed out %v before the cut, not announced, though a commit submitted later was acknowledged", key, i, age)
+		j.repeated("message %s, recipient %d: handed out (%d) %v before the cut, not announced, though a commit submitted later was acknowledged; tried %q, note %q", key, i, r.Handout, age, r.Tried, s.Note)
 	case age > Window+j.slowest()+timerLate:
 		j.repeated("message %s, recipient %d: handed out %v before the cut, not announced, and the slowest commit took %v", key, i, age, j.slowest())
 	default:

@@ -173,6 +173,9 @@ func (l *Ledger) accept(key, id string) error {
 		return fmt.Errorf("accepted and never intended, or not an ID")
 	}
 	m.Accepted, m.ID = true, n
+	if m.Batch != "" {
+		m.Submitted = 0 // a batch may fill its frame, so that what was started goes with the next
+	}
 	l.acked(m.Submitted, m.SubmittedAt)
 	if other, ok := l.IDs[n]; ok && other != key {
 		l.odd("ID %d of message %s was that of message %s", n, key, other)
