@@ -250,7 +250,12 @@ func create(dir disk.Dir, tmp string) (f disk.File, spare bool, err error) {
 		own, err := f.Exclusive()
 		if err == nil && own {
 			if err = dir.Rename(SpareName, tmp); err == nil {
-				return f, true, nil
+				// Else a power cut could keep the next renaming and not this one: a checkpoint that has
+				// another name is refused, as a file that somebody else may write to.
+				if err = dir.Sync(); err == nil {
+					return f, true, nil
+				}
+				err = errors.Join(err, dir.Rename(tmp, SpareName))
 			}
 		}
 		if err = errors.Join(err, f.Close()); err != nil {
