@@ -104,6 +104,13 @@ func control(bin string) error {
 	if *all {
 		return nil // that is what go test does
 	}
+	for _, b := range barrier.All() {
+		w := watchers[b]
+		out, err := exec.Command(binary(bin, w.pkg), "-test.list", w.test).Output()
+		if err != nil || !strings.HasPrefix(string(out), "Test") {
+			return fmt.Errorf("%s: there is no test %q in %q that could notice (%v)", b, w.test, w.pkg, err)
+		}
+	}
 	for _, p := range packages {
 		var names []string
 		for _, w := range watchers {

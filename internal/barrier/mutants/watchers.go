@@ -11,7 +11,7 @@ type watcher struct {
 var watchers = map[Barrier]watcher{
 	CommitSync:       {"wal", "^TestScenario_PowerCutRightAfterNil$"},
 	TailRewrite:      {"wal", "^TestScenario_KillBetweenWriteAndSyncThenPowerCut$"},
-	Salt:             {"journal", "^TestRecycledFileLivesAgain$"},
+	Salt:             {"journal", "^TestCase13_StaleFramesInARecycledSegment$"},
 	Chain:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
 	Epoch:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
 	SuccessorSync:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
@@ -31,8 +31,8 @@ var watchers = map[Barrier]watcher{
 	ReaderPin:        {"journal", "^TestRecycleWaitsForReaders$"},
 	Latch:            {"wal", "^TestScenario_FailedWriteLatches$"},
 	NamesLatch:       {"journal", "^TestMakerNamesNotDurable$"},
-	ClaimChecksum:    {"wal", "^TestDamagedBody$"},
-	TailChecksum:     {"journal", "^TestEveryTornSector$"},
+	ClaimChecksum:    {"wal", "^TestCase03_BadChecksumInASealedSegment$"},
+	TailChecksum:     {"journal", "^TestCase01_PowerCutInsideAnAppend$"},
 	MoveChecksum:     {"wal", "^TestCompactSetsDamageAside$"},
 	SizeCheck:        {"journal", "^TestTailCutUnderTheStore$"},
 }
