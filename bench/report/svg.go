@@ -36,7 +36,7 @@ const (
 	padLeft, padRight, padTop      = 64, 16, 12
 	padBottom                      = 44
 	plotW, plotH                   = chartW - padLeft - padRight, chartH - padTop - padBottom
-	barRow, barLabel, barValueRoom = 22, 190, 120
+	barRow, barLabel, barValueRoom = 22, 190, 170
 )
 
 func (a *axis) fit(values []float64) {
