@@ -1,6 +1,6 @@
 package main
 
-import . "github.com/mtawal/mtawal/internal/barrier"
+import "github.com/mtawal/mtawal/internal/barrier"
 
 // watcher is a test that notices that a barrier is gone.
 type watcher struct {
@@ -8,31 +8,31 @@ type watcher struct {
 }
 
 // watchers has one for each barrier.
-var watchers = map[Barrier]watcher{
-	CommitSync:       {"wal", "^TestScenario_PowerCutRightAfterNil$"},
-	TailRewrite:      {"wal", "^TestScenario_KillBetweenWriteAndSyncThenPowerCut$"},
-	Salt:             {"journal", "^TestCase13_StaleFramesInARecycledSegment$"},
-	Chain:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
-	Epoch:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
-	SuccessorSync:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
-	SuccessorName:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
-	SealSync:         {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
-	MetaName:         {"wal", "^TestScenario_CrashWhileAStoreIsMade$"},
-	TailNames:        {"journal", "^TestNamesThatAKillLeftLoose$"},
-	CheckpointName:   {"wal", "^TestScenario_CheckpointIsDurable$"},
-	ParentSync:       {"internal/disk", "^TestBarriers$"},
-	CheckpointSync:   {"wal", "^TestScenario_CheckpointIsDurable$"},
-	ReadBack:         {"checkpoint", "^TestPublishReadBackSyncLies$"},
-	OlderReadBack:    {"wal", "^TestScenario_OlderCheckpointIsReadBack$"},
-	DoubtBeforeSlots: {"wal", "^TestScenario_SecondKillForgetsNothing$"},
-	KeyWait:          {"wal", "^TestScenario_DuplicateKeyWaitsForFirst$"},
-	LockOutlives:     {"wal", "^TestScenario_LockOutlivesStalledWrite$"},
-	StreamPin:        {"wal", "^TestScenario_(ChunksWithoutTheirMessage|StreamOfABatchIsHeldUntilItIsApplied|SpaceOfStagedBodiesComesBack)$"},
-	ReaderPin:        {"journal", "^TestRecycleWaitsForReaders$"},
-	Latch:            {"wal", "^TestScenario_FailedWriteLatches$"},
-	NamesLatch:       {"journal", "^TestMakerNamesNotDurable$"},
-	ClaimChecksum:    {"wal", "^TestCase03_BadChecksumInASealedSegment$"},
-	TailChecksum:     {"journal", "^TestCase01_PowerCutInsideAnAppend$"},
-	MoveChecksum:     {"wal", "^TestCompactSetsDamageAside$"},
-	SizeCheck:        {"journal", "^TestTailCutUnderTheStore$"},
+var watchers = map[barrier.Barrier]watcher{
+	barrier.CommitSync:       {"wal", "^TestScenario_PowerCutRightAfterNil$"},
+	barrier.TailRewrite:      {"wal", "^TestScenario_KillBetweenWriteAndSyncThenPowerCut$"},
+	barrier.Salt:             {"journal", "^TestCase13_StaleFramesInARecycledSegment$"},
+	barrier.Chain:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
+	barrier.Epoch:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
+	barrier.SuccessorSync:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
+	barrier.SuccessorName:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
+	barrier.SealSync:         {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
+	barrier.MetaName:         {"wal", "^TestScenario_CrashWhileAStoreIsMade$"},
+	barrier.TailNames:        {"journal", "^TestNamesThatAKillLeftLoose$"},
+	barrier.CheckpointName:   {"wal", "^TestScenario_CheckpointIsDurable$"},
+	barrier.ParentSync:       {"internal/disk", "^TestBarriers$"},
+	barrier.CheckpointSync:   {"wal", "^TestScenario_CheckpointIsDurable$"},
+	barrier.ReadBack:         {"checkpoint", "^TestPublishReadBackSyncLies$"},
+	barrier.OlderReadBack:    {"wal", "^TestScenario_OlderCheckpointIsReadBack$"},
+	barrier.DoubtBeforeSlots: {"wal", "^TestScenario_SecondKillForgetsNothing$"},
+	barrier.KeyWait:          {"wal", "^TestScenario_DuplicateKeyWaitsForFirst$"},
+	barrier.LockOutlives:     {"wal", "^TestScenario_LockOutlivesStalledWrite$"},
+	barrier.StreamPin:        {"wal", "^TestScenario_(ChunksWithoutTheirMessage|StreamOfABatchIsHeldUntilItIsApplied|SpaceOfStagedBodiesComesBack)$"},
+	barrier.ReaderPin:        {"journal", "^TestRecycleWaitsForReaders$"},
+	barrier.Latch:            {"wal", "^TestScenario_FailedWriteLatches$"},
+	barrier.NamesLatch:       {"journal", "^TestMakerNamesNotDurable$"},
+	barrier.ClaimChecksum:    {"wal", "^TestCase03_BadChecksumInASealedSegment$"},
+	barrier.TailChecksum:     {"journal", "^TestCase01_PowerCutInsideAnAppend$"},
+	barrier.MoveChecksum:     {"wal", "^TestCompactSetsDamageAside$"},
+	barrier.SizeCheck:        {"journal", "^TestTailCutUnderTheStore$"},
 }
