@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -55,7 +54,7 @@ func (c *consumer) deliver(ctx context.Context, d *wal.Delivery) error {
 	key, n := string(d.Envelope), int(c.handouts.Add(1))
 	var words []string
 	for _, r := range d.Recipients {
-		w := strconv.Itoa(r.Index)
+		w := fmt.Sprintf("%d@%d", r.Index, r.Attempts)
 		if r.InDoubt {
 			w += "!"
 		}

@@ -45,7 +45,7 @@ func (l *life) observe() ([]*wal.Delivery, error) {
 			seen.Invented = append(seen.Invented, fmt.Sprintf("message %s is there twice, as %d and as %d", key, m.ID, e.ID))
 			continue
 		}
-		m.Recipients[e.Recipient] = mail.Seen{InDoubt: e.InDoubt, Note: string(e.Note)}
+		m.Recipients[e.Recipient] = mail.Seen{InDoubt: e.InDoubt, Note: string(e.Note), Attempts: e.Attempts}
 		queues[e.Queue] = true
 	}
 	if int64(listed) != st.WorkQueueLength {

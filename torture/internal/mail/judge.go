@@ -161,7 +161,8 @@ func (j *judge) doubt(key string, i int, r *Recipient, s Seen) {
 	if r.Handout == 0 {
 		return
 	}
-	if r.Tried == Deferred && (r.Answered || s.Note == NoteOf(r.Handout)) {
+	// A full disk may have left the note out, but not the count.
+	if r.Tried == Deferred && (r.Answered || s.Note == NoteOf(r.Handout) || s.Attempts > r.Attempts) {
 		return // known not to be delivered
 	}
 	age := j.EndedAt - r.HandedAt

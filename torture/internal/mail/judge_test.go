@@ -1,6 +1,7 @@
 package mail
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,8 @@ func TestJudge(t *testing.T) {
 		{name: "submitted before the start", marks: []string{"I a 1 -", "A a 7", "I b 1 -", "H a 1 0", "A b 8"}, seen: seen{"a": {0: ""}, "b": {0: ""}}, window: 1},
 		{name: "deferred", marks: []string{"I a 1 -", "A a 7", "H a 1 0", "S a 1 0:L", "T a 1 0:L", "+300"}, seen: seen{"a": {0: ""}}},
 		{name: "perhaps deferred", marks: []string{"I a 1 -", "A a 7", "H a 1 0", "S a 1 0:L", "+300"}, seen: seen{"a": {0: NoteOf(1)}}},
+		{name: "perhaps deferred, the note left out", marks: []string{"I a 1 -", "A a 7", "H a 1 0@2", "S a 1 0:L", "+300"}, seen: seen{"a": {0: "#3"}}},
+		{name: "perhaps deferred, and not", marks: []string{"I a 1 -", "A a 7", "H a 1 0@3", "S a 1 0:L"}, seen: seen{"a": {0: "#3"}}, durable: true, want: "repeated"},
 		{name: "deferred before", marks: []string{"I a 1 -", "A a 7", "H a 1 0", "S a 1 0:L", "T a 1 0:L", "H a 2 0", "S a 2 0:L", "+300"}, seen: seen{"a": {0: NoteOf(1)}}, window: 1}, // its commit is as slow
 		{name: "deferred before, and others since", marks: []string{"I a 1 -", "A a 7", "H a 1 0", "S a 1 0:L", "T a 1 0:L", "H a 2 0", "S a 2 0:L", "I b 1 -", "A b 8"}, seen: seen{"a": {0: NoteOf(1)}, "b": {0: ""}}, want: "repeated"},
 		{name: "uncertain", marks: []string{"I a 1 -", "A a 7", "H a 1 0", "S a 1 0:U", "T a 1 0:U"}, seen: seen{"a": {0: ""}}, want: "repeated"},
@@ -104,6 +107,13 @@ func TestJudge(t *testing.T) {
 			}
 			for i, s := range list {
 				m.Recipients[i] = Seen{InDoubt: s == "!", Note: strings.TrimPrefix(s, "!")}
+				if n, ok := strings.CutPrefix(s, "#"); ok { // attempts
+					attempts, err := strconv.Atoi(n)
+					if err != nil {
+						t.Fatal(err)
+					}
+					m.Recipients[i] = Seen{Attempts: attempts}
+				}
 			}
 			o.Messages[key] = m
 		}

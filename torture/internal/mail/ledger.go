@@ -51,6 +51,7 @@ type Recipient struct {
 	Doubt bool
 
 	Handout     int // the latest, 0: none in this life
+	Attempts    int // before that
 	Handed      int // Pos of it
 	HandedAt    time.Duration
 	Tried       byte // the code that was to settle it, 0: none yet
@@ -212,7 +213,10 @@ func (l *Ledger) find(key, list string) (map[int]string, *Message, error) {
 	}
 	found := map[int]string{}
 	for word := range strings.SplitSeq(list, ",") {
-		digits := strings.TrimRight(word, ":!ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+		digits := word
+		if n := strings.IndexAny(word, ":!@"); n >= 0 {
+			digits = word[:n]
+		}
 		i, err := strconv.Atoi(digits)
 		if err != nil || i < 0 || i >= len(m.Recipients) {
 			return nil, nil, fmt.Errorf("recipient %q", word)
@@ -233,7 +237,8 @@ func (l *Ledger) handOut(key, handout, list string, at time.Duration) error {
 	}
 	for i, suffix := range found {
 		r := &m.Recipients[i]
-		announced := suffix == "!"
+		rest, announced := strings.CutSuffix(suffix, "!")
+		attempts, _ := strconv.Atoi(strings.TrimPrefix(rest, "@"))
 		switch {
 		case r.Settled && slices.ContainsFunc(r.Intents, func(n Intent) bool { return n.Code == Removed }):
 			// Claimed before it was removed, and noted after.
@@ -243,7 +248,7 @@ func (l *Ledger) handOut(key, handout, list string, at time.Duration) error {
 			l.odd("message %s, recipient %d: handed out again, not announced", key, i)
 		}
 		r.Doubt = r.Doubt || announced
-		r.Handout, r.Handed, r.HandedAt, r.Tried, r.Answered = n, l.Pos, at, 0, false
+		r.Handout, r.Handed, r.HandedAt, r.Tried, r.Answered, r.Attempts = n, l.Pos, at, 0, false, attempts
 	}
 	return nil
 }

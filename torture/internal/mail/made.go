@@ -100,8 +100,9 @@ func (m Maker) Check(key string, body wal.Body) error {
 
 // Seen is a recipient as a store lists it.
 type Seen struct {
-	InDoubt bool
-	Note    string
+	InDoubt  bool
+	Note     string
+	Attempts int
 }
 
 // SeenMessage is a message as a store lists it: its recipients that are not used.
@@ -125,7 +126,7 @@ type Observation struct {
 //
 //	I KEY N BATCH           about to be enqueued, with N recipients, in a batch or "-"
 //	A KEY ID                the enqueue returned nil
-//	H KEY HANDOUT LIST      handed out; recipients i, or i! where announced as in doubt
+//	H KEY HANDOUT LIST      handed out; recipients i@ATTEMPTS, with a ! where announced as in doubt
 //	S KEY HANDOUT LIST      about to be settled; i:c with a code below
 //	T KEY HANDOUT LIST      the settlement returned nil
 //	O JSON                  a store was opened and has shown this Observation
