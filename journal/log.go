@@ -458,12 +458,12 @@ var errReached = errors.New("reached")
 // beginning. The frames must reach exactly to to, else it is segment.ErrCorrupt. It
 // reads what is durable and takes no lock while it does.
 func (l *Log) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
-	return frames(l.Acquire, from, to, prev, fn)
+	return frames(l.Acquire, (*segment.Segment).ScanTables, from, to, prev, fn)
 }
 
 // Frames does what Log.Frames does, for a log that was found and not resumed.
 func (f *Found) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
-	return frames(f.Acquire, from, to, prev, fn)
+	return frames(f.Acquire, (*segment.Segment).Scan, from, to, prev, fn)
 }
 
 // Acquire does what Log.Acquire does, for a log that was found and not resumed.
@@ -476,14 +476,16 @@ func (f *Found) Acquire(number uint32) (*segment.Segment, error) {
 	return s, nil
 }
 
-func frames(acquire func(uint32) (*segment.Segment, error), from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+type scanner func(s *segment.Segment, off int64, prev segment.FrameHeader, fn func(*segment.Frame) error) (segment.Stop, error)
+
+func frames(acquire func(uint32) (*segment.Segment, error), scan scanner, from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
 	number, off := max(from.Segment(), 1), from.Offset()
 	for at := from; at != to; number, off = number+1, 0 {
 		s, err := acquire(number)
 		if err != nil {
 			return err
 		}
-		stop, err := s.Scan(max(off, s.First()), prev, func(f *segment.Frame) error {
+		stop, err := scan(s, max(off, s.First()), prev, func(f *segment.Frame) error {
 			if f.Pos >= to {
 				at = f.Pos
 				return errReached

@@ -11,9 +11,14 @@ import (
 // read one behind the other. Bodies longer than that are skipped, not read.
 const readAhead = 64 << 10
 
+// readTable is that where no more is to be read than is looked at: the header of a frame and most
+// tables.
+const readTable = 16 << 10
+
 // window brings the bytes of a segment in, a stretch at a time.
 type window struct {
 	seg        *Segment
+	exact      bool // the system is not to read around what is asked for
 	from, till int64
 	copied     []byte // stands in for the mapping where that can't be read
 }
@@ -26,8 +31,15 @@ func (w *window) at(off, n int64) ([]byte, error) {
 		return nil, err
 	}
 	if off < w.from || off+n > w.till {
-		end := min(max(off+n, off+readAhead), w.seg.Size)
+		ahead := int64(readAhead)
+		if w.exact {
+			ahead = readTable
+		}
+		end := min(max(off+n, off+ahead), w.seg.Size)
 		w.copied = nil
+		if w.exact {
+			m.Prefetch(off, end-off) // what is asked for is read, and nothing around it
+		}
 		if err := m.Populate(off, end-off); err != nil {
 			// A second, uncached read of just what is asked for decides.
 			end = off + n
@@ -87,13 +99,23 @@ type Stop struct {
 // where no valid frame stands, or with the error of fn. A chained frame that was
 // written whole and can't be understood is an error: ErrVersion or ErrCorrupt.
 func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
+	return s.scan(window{seg: s}, off, prev, fn)
+}
+
+// ScanTables is Scan beside a log that is being written: bodies, which were written past the page
+// cache, are not brought into it. The system may read megabytes around a page that it misses,
+// and has commits wait meanwhile.
+func (s *Segment) ScanTables(off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
+	return s.scan(window{seg: s, exact: true}, off, prev, fn)
+}
+
+func (s *Segment) scan(w window, off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
 	stop := Stop{Off: off, Last: prev}
 	m, err := s.Map()
 	if err != nil {
 		return stop, err
 	}
 	err = disk.Guard(m, func() error {
-		w := window{seg: s}
 		var f Frame // one for all: fn gets its address, which would make each an allocation
 		for stop.Off < s.Size {
 			var finding Finding

@@ -167,6 +167,8 @@ type Mapping interface {
 	// touching it afterwards does not stall the process. An unreadable page is
 	// ErrFault.
 	Populate(off, n int64) error
+	// Prefetch asks for [off, off+n) to be brought in, and waits for none of it. A hint.
+	Prefetch(off, n int64)
 	// Close unmaps. Closing again is nil.
 	Close() error
 }

@@ -253,6 +253,12 @@ func (m *osMapping) Populate(off, n int64) error {
 	return nil
 }
 
+func (m *osMapping) Prefetch(off, n int64) {
+	if off >= 0 && n > 0 && off <= int64(len(m.mem)) && n <= int64(len(m.mem))-off {
+		prefetch(m.mem[off&^int64(os.Getpagesize()-1) : off+n])
+	}
+}
+
 // readThrough reads [off, end) and throws it away: the pages are cached then.
 func readThrough(f *os.File, off, end int64) error {
 	buf := make([]byte, min(end-off, 1<<20))

@@ -80,6 +80,7 @@ func readUncached(f *os.File, p []byte, off int64) (int, error) { return f.ReadA
 // the file may be closed by then.
 func canPopulate() bool          { return false }
 func populate([]byte) error      { return errors.ErrUnsupported }
+func prefetch([]byte)            {}
 func adviseMapping([]byte) error { return nil }
 
 func fileInfo(f *os.File) (info windows.ByHandleFileInformation, err error) {

@@ -362,6 +362,9 @@ func (m *mapping) Populate(off, n int64) error {
 	return nil
 }
 
+// Prefetch has nothing to wait for.
+func (m *mapping) Prefetch(int64, int64) {}
+
 // Close may be called again.
 func (m *mapping) Close() error {
 	m.fs.mu.Lock()
