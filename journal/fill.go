@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"sync"
+
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -15,6 +17,9 @@ const (
 	zeroStepCached = 64 << 10
 )
 
+// zeros is what new files are filled with. Nobody writes to it.
+var zeros = sync.OnceValue(func() []byte { return segment.Aligned(zeroStep) })
+
 // fillNew allocates a new file and writes zeros over it once, so that no later write has to
 // convert an extent, which costs a journal commit each. When hurry says so it leaves the rest
 // as it is: a log that waits for the file takes in so much at a time that twice the bytes would cost
@@ -27,7 +32,7 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 	if dir.CopyOnWrite() {
 		step, write = zeroStepCached, func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
 	}
-	zeros := segment.Aligned(int(min(size, step)))
+	zeros := zeros()
 	for off := int64(0); off < size && !hurry(); off += step {
 		if err := write(off, zeros[:min(step, size-off)]); err != nil {
 			return err

@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/mtawal/mtawal/internal/disk"
-	"github.com/mtawal/mtawal/segment"
 )
 
 // scrub writes zeros over dead segments, whose final names are durably gone: before they get
@@ -41,7 +40,7 @@ func wipe(dir disk.Dir, name string) (err error) {
 	if err := mayReuse(f, size); err != nil {
 		return err
 	}
-	zeros := segment.Aligned(int(min(max(size, 1), zeroStep)))
+	zeros := zeros()
 	for off := int64(0); off < size; off += int64(len(zeros)) {
 		if err := f.WriteDurable(off, zeros[:min(int64(len(zeros)), size-off)]); err != nil {
 			return err

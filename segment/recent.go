@@ -15,11 +15,10 @@ import (
 // was in it.
 type Recent struct {
 	table, body int // of a slab
-	frame       Room
 
 	mu       sync.Mutex
 	slabs    []*Slab // the newest is last, and laid out in
-	free     *Slab
+	free     []*Slab
 	detached int // slabs that are held and can't be found any more
 }
 
@@ -31,7 +30,7 @@ const (
 	recentSlabs = 3
 	// slabsMax is how many there may be for another one to be held: a reader that takes its
 	// time is served by the device then, rather than by more memory.
-	slabsMax = 6
+	slabsMax = 4
 )
 
 // Slab is memory that frames are laid out in, one behind the other.
@@ -49,26 +48,24 @@ type recentFrame struct {
 	table, body []byte
 }
 
-// NewRecent returns an empty one for frames that ask for so much each. One slab
-// takes half as much again.
+// NewRecent returns an empty one for frames that ask for at most so much each. A slab takes one
+// of them, or many that are smaller.
 func NewRecent(frame Room) *Recent {
-	whole := func(n int) int { return (n + n/2 + AlignmentMin - 1) &^ (AlignmentMin - 1) }
-	return &Recent{table: whole(frame.Table), body: whole(frame.Body), frame: frame}
+	return &Recent{table: int(roundUp(int64(frame.Table), AlignmentMin)), body: int(roundUp(int64(frame.Body), AlignmentMin))}
 }
 
-// Next returns a slab that has the room of a frame, and the memory for it, empty. It stays
-// free until Take.
+// Next returns a slab that has at least half the room of the largest frame left, and the memory for
+// one, empty. It stays free until Take.
 func (r *Recent) Next() (s *Slab, table, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if n := len(r.slabs); n > 0 {
 		s = r.slabs[n-1]
 	}
-	if s == nil || cap(s.table)-len(s.table) < r.frame.Table || cap(s.body)-len(s.body) < r.frame.Body {
+	if s == nil || cap(s.table)-len(s.table) < r.table/2 || cap(s.body)-len(s.body) < r.body/2 {
 		s = r.newest()
 	}
-	t, b := len(s.table), len(s.body)
-	return s, s.table[t : t : t+r.frame.Table], s.body[b : b : b+r.frame.Body]
+	return s, s.table[len(s.table):][:0], s.body[len(s.body):][:0]
 }
 
 // newest makes room for another slab and returns it. mu is held.
@@ -76,16 +73,16 @@ func (r *Recent) newest() *Slab {
 	if len(r.slabs) == recentSlabs {
 		old := r.slabs[0]
 		r.slabs = append(r.slabs[:0], r.slabs[1:]...)
-		old.found = false
-		if old.holds > 0 {
+		if old.found = false; old.holds > 0 {
 			r.detached++
 		} else {
-			r.free = old
+			r.free = append(r.free, old)
 		}
 	}
-	s := r.free
-	r.free = nil
-	if s == nil {
+	var s *Slab
+	if n := len(r.free); n > 0 {
+		s, r.free = r.free[n-1], r.free[:n-1]
+	} else {
 		s = &Slab{table: Aligned(r.table)[:0], body: Aligned(r.body)[:0]}
 	}
 	s.table, s.body, s.found = s.table[:0], s.body[:0], true
@@ -164,7 +161,7 @@ func (r *Recent) release(s *Slab) {
 	defer r.mu.Unlock()
 	if s.holds--; s.holds == 0 && !s.found {
 		r.detached--
-		r.free = s
+		r.free = append(r.free, s)
 	}
 }
 
@@ -172,10 +169,7 @@ func (r *Recent) release(s *Slab) {
 func (r *Recent) Bytes() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(r.slabs) + r.detached
-	if r.free != nil {
-		n++
-	}
+	n := len(r.slabs) + r.detached + len(r.free)
 	return int64(n) * int64(r.table+r.body)
 }
 

@@ -11,6 +11,7 @@ import (
 // layOut fills a frame's memory as a group does: bytes that say where they stand.
 func layOut(r *Recent, rng *rand.Rand, pos Pos, most Room) (s *Slab, h FrameHeader, table, body []byte) {
 	s, table, body = r.Next()
+	most.Table, most.Body = min(most.Table, cap(table)-AlignmentMin), min(most.Body, cap(body)-AlignmentMin)
 	table = table[:FrameHeaderSize+8*rng.IntN(1+(most.Table-FrameHeaderSize)/8)]
 	body = body[:rng.IntN(most.Body)]
 	stamp(table, pos)
@@ -87,7 +88,7 @@ func TestRecentFindsWhatWasWritten(t *testing.T) {
 			r.release(holds[i].slab)
 			holds = append(holds[:i], holds[i+1:]...)
 		}
-		if most := int64(slabsMax+recentSlabs+1) * int64(r.table+r.body); r.Bytes() > most {
+		if most := int64(slabsMax+recentSlabs-1) * int64(r.table+r.body); r.Bytes() > most {
 			t.Fatalf("%d bytes of memory, of at most %d", r.Bytes(), most)
 		}
 		if _, s := r.hold(MakePos(pos.Segment()+1, 4096)); s != nil {
@@ -101,7 +102,7 @@ func TestRecentFindsWhatWasWritten(t *testing.T) {
 		check(&x.h, x.t, x.b)
 		r.release(x.slab)
 	}
-	if r.detached != 0 || r.Bytes() > int64(recentSlabs+1)*int64(r.table+r.body) {
+	if r.detached != 0 || r.Bytes() > int64(slabsMax+recentSlabs-1)*int64(r.table+r.body) {
 		t.Errorf("%d slabs, %d bytes are left when nobody reads", r.detached, r.Bytes())
 	}
 }
@@ -109,7 +110,7 @@ func TestRecentFindsWhatWasWritten(t *testing.T) {
 // Readers beside the one that lays frames out, for the race detector.
 func TestRecentBesideReaders(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	r := NewRecent(Room{Table: 8 << 10, Body: 16 << 10})
+	r := NewRecent(Room{Table: 16 << 10, Body: 32 << 10})
 	var wg sync.WaitGroup
 	headers := make(chan FrameHeader, 16)
 	for range 4 {
