@@ -73,7 +73,6 @@ func run() error {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			verdicts[i] = try(bin, b)
-			fmt.Fprintf(os.Stderr, "%s: %v\n", b, verdicts[i])
 		})
 	}
 	wg.Wait()
