@@ -301,28 +301,41 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	}
 	err := m.room()
 	if err == nil {
-		m.hold(m.l.opt.SegmentSize, nil)
-		var s *segment.Segment
-		opt := m.l.opt
-		opt.SegmentSize = m.size()
-		if s, err = makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.waited.Load); err == nil || errors.Is(err, errNames) {
+		s, err2 := m.makeNew(number)
+		if err = err2; err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
-		m.hold(-m.l.opt.SegmentSize, nil)
 	}
 	if !errors.Is(err, disk.ErrNoSpace) {
 		return nil, err
 	}
 	m.mu.Lock()
-	least := b2i(!m.last)
+	last := m.last
 	m.mu.Unlock()
-	from := m.pop(&m.spare, least)
-	if from == "" {
+	from := m.pop(&m.spare, b2i(!last))
+	switch {
+	case from == "" && last:
+		// The frame that begins an epoch is not kept out by a bound of our own: files that came
+		// back with a crash count in it, and go once the store is open.
+		return m.makeNew(number)
+	case from == "":
 		return nil, err
 	}
 	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
 	if err != nil && !errors.Is(err, errNames) {
 		err = errors.Join(err, removeIfThere(m.l.dir, from))
+	}
+	return s, err
+}
+
+// makeNew makes the segment with a number from nothing.
+func (m *maker) makeNew(number uint32) (*segment.Segment, error) {
+	m.hold(m.l.opt.SegmentSize, nil)
+	opt := m.l.opt
+	opt.SegmentSize = m.size()
+	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.waited.Load)
+	if err != nil && !errors.Is(err, errNames) {
+		m.hold(-m.l.opt.SegmentSize, nil)
 	}
 	return s, err
 }

@@ -126,3 +126,27 @@ func TestReserve(t *testing.T) {
 		t.Errorf("given back: %v", s)
 	}
 }
+
+// Where no spare file is left and a bound of our own leaves no room, as with files that came
+// back with a crash, the frame that begins an epoch is written all the same; only the disk can refuse it.
+func TestOpenFrameIsAboveOurOwnBound(t *testing.T) {
+	r := newRig(t)
+	r.put(1)
+	r.room(noRoom)
+	r.appendUntilFull()
+	d := marker()
+	d.Spare = true
+	h, err := r.log.Append(d)
+	r.ok(err)
+	r.frames = append(r.frames, h)
+	r.opt.Room = noRoom
+	c := r.crash()
+	if s := c.spares(); len(s) != 0 {
+		t.Fatalf("spare files: %v", s)
+	}
+	c.replays("beyond a bound", r.frames)
+	c.open()
+	if n := c.appendUntilFull(); n > perSegment {
+		t.Errorf("%d frames fitted in behind the Open frame, where there is one segment", n)
+	}
+}
