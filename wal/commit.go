@@ -18,6 +18,8 @@ const (
 	leaseBlock = 1 << 16
 	// retryFull is how often a write is tried again on a full disk.
 	retryFull = 50 * time.Millisecond
+	// waitBound is how long what is appended waits for room within MaxBytes.
+	waitBound = 10 * time.Second
 )
 
 // submit gives a batch its place in the log and encodes it there. When it returns nil the
@@ -350,8 +352,13 @@ func (s *Store) commit(g *group) error {
 // append appends a frame, again and again while the disk is full: the same bytes to the
 // same place, with intake shut, until it succeeds or the store closes. In between a checkpoint
 // may ask for a Marker in front of them: it is what may give room back.
+//
+// What is appended was admitted. So where only MaxBytes is in the way, as it may be when files came
+// back with a crash, it gives way by a segment after waitBound: they go by what is appended.
 func (s *Store) append(d *journal.Draft) (segment.FrameHeader, error) {
-	for {
+	defer s.space.beyond.Store(false)
+	for tries := 0; ; tries++ {
+		s.space.beyond.Store(tries > int(waitBound/retryFull))
 		s.syncing.Store(s.opt.now().UnixNano())
 		h, err := s.log.Append(d)
 		s.syncing.Store(0)

@@ -51,6 +51,7 @@ type diskRoom struct {
 	reserve atomic.Int64
 	bounded atomic.Bool // by MaxBytes, not by the disk
 	full    atomic.Bool // a write of the log found no room
+	beyond  atomic.Bool // it has waited for long: MaxBytes gives way
 	shut    atomic.Bool // intake ended at the reserve and has not resumed
 	// refused is the largest intake that was refused since the last checkpoint.
 	refused atomic.Int64
@@ -109,6 +110,9 @@ func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 // given back.
 func (s *Store) roomForSegment(have, more int64) error {
 	free, bounded := s.freeBytes(have)
+	if bounded && s.space.beyond.Load() {
+		return nil // the disk has its say when the file is made
+	}
 	if need := more + s.folds.uncovered(s.folds.nextSize()); free < need {
 		what := "the disk"
 		if bounded {
