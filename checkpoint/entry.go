@@ -13,7 +13,7 @@ import (
 // A message in a checkpoint:
 //
 //	ID minus the one before   uvarint
-//	location minus the one before   varint
+//	location minus the one before   varint; it, and that of each extent, is in a segment from 1 to 2^31-1
 //	enqueued minus the one before   varint, Unix seconds
 //	weight                    uvarint, in units of 8 bytes; at least two for each recipient
 //	shape                     u8: bit 0 expires, 1 priority, 2 keyed, 3 extents, 4 more than one recipient, 5 late
@@ -156,6 +156,9 @@ var errEntry = errors.New("a message in it is malformed")
 // rcptWeight is what each recipient takes of the log at least, in the units of weights.
 const rcptWeight = 2
 
+// inLog reports whether a position is in a segment that there can be.
+func inLog(pos segment.Pos) bool { return pos.Segment() > 0 && pos.Segment() <= segment.NumberMax }
+
 // decodeEntry reads one message; queues is how many there are to name, most how much all that
 // it holds of the log can weigh. A run of recipients that are alike takes a few bytes here and
 // many in memory, but in the log each of them has bytes of its own.
@@ -163,7 +166,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 	step := c.uvarint()
 	e.ID = d.id + step
 	e.Loc = d.loc + segment.Pos(c.varint())
-	if step == 0 || e.ID < d.id {
+	if step == 0 || e.ID < d.id || !inLog(e.Loc) {
 		return errEntry
 	}
 	enqueued := int64(d.enqueued) + c.varint()
@@ -195,6 +198,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 			x := state.Extent{Pos: segment.Pos(c.uint64()), Weight: uint32(c.upTo(math.MaxUint32))}
 			x.Kind = segment.Kind(c.byte())
 			x.First, x.CRC = uint32(c.upTo(math.MaxUint32)), c.uint32()
+			c.bad = c.bad || !inLog(x.Pos)
 			e.Extents = append(e.Extents, x)
 		}
 	}

@@ -34,15 +34,21 @@ func genRecipient(queues int) *rapid.Generator[state.EntryRecipient] {
 	})
 }
 
+func genPos() *rapid.Generator[segment.Pos] {
+	return rapid.Custom(func(t *rapid.T) segment.Pos {
+		return segment.MakePos(rapid.Uint32Range(1, segment.NumberMax).Draw(t, "segment"), rapid.Int64Range(0, 1<<32-1).Draw(t, "offset"))
+	})
+}
+
 func genEntry(queues int) *rapid.Generator[state.Entry] {
 	return rapid.Custom(func(t *rapid.T) state.Entry {
 		e := state.Entry{
-			ID: rapid.Uint64Min(1).Draw(t, "id"), Loc: segment.Pos(rapid.Uint64().Draw(t, "loc")),
+			ID: rapid.Uint64Min(1).Draw(t, "id"), Loc: genPos().Draw(t, "loc"),
 			Weight: rapid.Uint32().Draw(t, "weight"), Expires: rapid.Uint32().Draw(t, "expires"), Enqueued: rapid.Uint32().Draw(t, "enqueued"),
 			Late: rapid.Uint32().Draw(t, "late"), Priority: rapid.Int8().Draw(t, "priority"), Keyed: rapid.Bool().Draw(t, "keyed"),
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "extents") {
-			e.Extents = append(e.Extents, state.Extent{Pos: segment.Pos(rapid.Uint64().Draw(t, "pos")), Weight: rapid.Uint32().Draw(t, "weight"),
+			e.Extents = append(e.Extents, state.Extent{Pos: genPos().Draw(t, "pos"), Weight: rapid.Uint32().Draw(t, "weight"),
 				Kind: segment.KindChunk, First: rapid.Uint32().Draw(t, "first"), CRC: rapid.Uint32().Draw(t, "crc")})
 		}
 		// Runs of equal recipients, at least one of them alive.
@@ -134,7 +140,13 @@ func TestEntryMalformed(t *testing.T) {
 		return append(append(append(bytes.Clone(plain[:shapeAt]), shapeMany, 2, 1), b...), 1, 0, 0)
 	}
 	many := entryBytes(func(e *state.Entry) { e.Rcpts = make([]state.EntryRecipient, 3) })
-	extents := entryBytes(func(e *state.Entry) { e.Extents = make([]state.Extent, 1) })
+	extents := entryBytes(func(e *state.Entry) { e.Extents = []state.Extent{{Pos: segment.MakePos(1, 4096)}} })
+	at := func(number uint32) []byte {
+		return entryBytes(func(e *state.Entry) { e.Loc = segment.MakePos(number, 8192) })
+	}
+	extentAt := func(number uint32) []byte {
+		return entryBytes(func(e *state.Entry) { e.Extents = []state.Extent{{Pos: segment.MakePos(number, 8192)}} })
+	}
 	note := entryBytes(func(e *state.Entry) { e.Rcpts[0].Note = []byte("n") })
 	if err := decodeEntry(&cursor{b: other(byte(state.Used), byte(mailq.Delivered))}, &delta{}, new(state.Entry), 1, math.MaxUint64); err != nil {
 		t.Errorf("one used, one not: %v", err)
@@ -142,6 +154,10 @@ func TestEntryMalformed(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"nothing":                     {},
 		"no ID":                       with(plain, 0, 0),
+		"in segment 0":                at(0),
+		"in segment 2^31":             at(segment.NumberMax + 1),
+		"an extent in segment 0":      extentAt(0),
+		"an extent in segment 2^31":   extentAt(segment.NumberMax + 1),
 		"an unknown shape":            with(plain, shapeAt, 0x40),
 		"another unknown shape":       with(plain, shapeAt, 0x80),
 		"a queue that is not there":   with(plain, shapeAt+2, 1),
