@@ -1,6 +1,8 @@
 package wal
 
 import (
+	"fmt"
+
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
@@ -51,7 +53,29 @@ func (m *stored) find(pins []*segment.Segment, id uint64, loc segment.Pos, exten
 	if m.record, at, err = seg.Record(loc.Offset(), id); err != nil {
 		return err
 	}
-	e := m.record.Enqueue()
+	return m.findBody(seg, at, id, loc, extents)
+}
+
+// enqueueOf reads the fixed fields of a record. Where that is long it is a view of the mapping, of which
+// any page may go at any time: the lists in it are to be read under guard as well.
+func enqueueOf(seg *segment.Segment, r segment.Record) (e segment.EnqueueRecord, err error) {
+	m, err := seg.Map()
+	if err != nil {
+		return e, err
+	}
+	err = disk.Guard(m, func() error {
+		e = r.Enqueue()
+		return nil
+	})
+	return e, err
+}
+
+// findBody finds the rest of a message whose record was found, with its bytes at an offset if it has some.
+func (m *stored) findBody(seg *segment.Segment, at int64, id uint64, loc segment.Pos, extents []state.Extent) error {
+	e, err := enqueueOf(seg, m.record)
+	if err != nil {
+		return fmt.Errorf("reading record %s+%#x: %w", seg.File.Name(), loc.Offset(), err)
+	}
 	m.size = e.BodyLen
 	m.body, m.sums = m.onePiece[:0], m.oneSum[:0]
 	if e.Chunks() == 0 && m.size > 0 {
@@ -61,7 +85,7 @@ func (m *stored) find(pins []*segment.Segment, id uint64, loc segment.Pos, exten
 	total := int64(0)
 	for i := range extents {
 		x := &extents[i]
-		seg, err := pinned(pins, x.Pos)
+		seg, err := pinned(m.pins, x.Pos)
 		if err != nil {
 			return err
 		}

@@ -293,7 +293,9 @@ func (s *Store) listQueues(ctx context.Context) ([]*QueueInfo, error) {
 			s.mu.Unlock()
 			if len(pins) > 0 {
 				if r, _, err := pins[0].Record(loc.Offset(), uint64(q.Oldest)); err == nil {
-					q.OldestAt = segment.Time(r.Enqueue().EnqueuedAt)
+					if e, err := enqueueOf(pins[0], r); err == nil {
+						q.OldestAt = segment.Time(e.EnqueuedAt)
+					}
 				}
 				release(pins)
 			}
