@@ -36,6 +36,13 @@ func (m *maker) busy() {
 	m.mu.Unlock()
 }
 
+// idle reports whether the log is.
+func (m *maker) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.small > 0
+}
+
 // size is the size of the next new segment.
 func (m *maker) size() int64 {
 	m.mu.Lock()
@@ -50,7 +57,7 @@ func (m *maker) size() int64 {
 func (m *maker) shrink() bool {
 	m.mu.Lock()
 	idle, next := m.small, m.ready[m.next]
-	large := idle > 0 && next != nil && next.Size > idle
+	large := idle > 0 && next != nil && next.Size > idle && next.Number != m.named
 	if large {
 		delete(m.ready, next.Number)
 		m.moving = next.Size
@@ -68,7 +75,7 @@ func (m *maker) shrink() bool {
 		m.removed(name, removeIfThere(m.l.dir, name))
 		return true
 	}
-	// No Seal names it. Its name is durably gone before another segment gets it.
+	// No Seal names it, nor can one be on the disk that was refused. Its name is durably gone before another segment gets it.
 	err := next.Release()
 	if err == nil {
 		err = removeIfThere(m.l.dir, segment.Name(next.Number))

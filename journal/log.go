@@ -196,6 +196,12 @@ func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
 	if size := segment.FrameSize(table, body, uint32(l.dir.Block())); size > l.FrameMax() {
 		return segment.FrameHeader{}, fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", size, l.opt.SegmentSize)
 	}
+	if l.refused.Kind == segment.Seal && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) {
+		// It may be on the disk, and what it names is there: so it comes first.
+		if err := l.rotate(d.Kind == segment.Open); err != nil {
+			return segment.FrameHeader{}, err
+		}
+	}
 	if d.Shrink && l.Shrinks() && l.refused.Pos != segment.MakePos(l.tail.Number, l.off) {
 		if err := l.rotate(false); err != nil {
 			return segment.FrameHeader{}, err

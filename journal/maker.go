@@ -47,6 +47,7 @@ type maker struct {
 	spares   uint32     // number of the last one made
 	tried    bool       // there was no room for another one
 	keep     int        // spare files that are wanted, as long as free ones do not do
+	named    uint32     // a segment that the disk had no room to name in a Seal, so that one may be there
 	small    int64      // size of segments while the log is idle; 0: it is not
 	err      error      // of the last try to make next
 	names    error      // of a sync of the directory: nothing is built on its names any more
@@ -140,10 +141,10 @@ func (m *maker) take(number uint32, last bool) (*segment.Segment, error) {
 	}
 }
 
-// putBack returns a segment that was taken and not used.
+// putBack returns a segment that was taken and not used. The Seal that names it may be on the disk.
 func (m *maker) putBack(s *segment.Segment) {
 	m.mu.Lock()
-	m.next = s.Number
+	m.next, m.named = s.Number, s.Number
 	m.mu.Unlock()
 }
 
@@ -290,7 +291,11 @@ func (m *maker) drop(d deadFile) {
 // nothing, and where there is no room for that from a spare file. It gets its final name
 // when it is whole and synced, and is returned when that name is durable.
 func (m *maker) make(number uint32) (*segment.Segment, error) {
-	if from := m.pop(&m.free, 0); from != "" {
+	from := ""
+	if !m.idle() { // else dead files go, and the next one is small
+		from = m.pop(&m.free, 0)
+	}
+	if from != "" {
 		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
@@ -312,7 +317,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	m.mu.Lock()
 	last := m.last
 	m.mu.Unlock()
-	from := m.pop(&m.spare, b2i(!last))
+	from = m.pop(&m.spare, b2i(!last))
 	switch {
 	case from == "" && last:
 		// The frame that begins an epoch is not kept out by a bound of our own: files that came
