@@ -38,6 +38,10 @@ const foldFiles = 3
 // record since. What a deferral adds without a note is not counted.
 func (f *foldState) nextSize() int64 { return f.size.Load() + f.growth.Load() + checkpointFixed }
 
+// heldBefore stands for the blocks behind the end of a file that an earlier opening had it hold, how many
+// nobody knows: they are found when it is asked to hold more, and given back when it is not.
+const heldBefore = 1
+
 // checkpointFixed is more than a checkpoint of nothing takes.
 const checkpointFixed = 16 << 10
 
@@ -226,22 +230,23 @@ func (f *foldState) adoptRoom() error {
 	if err != nil {
 		return fmt.Errorf("listing: %w", err)
 	}
-	var half string
+	var half disk.Info
 	for _, i := range list {
 		switch {
 		case i.Name == checkpoint.SpareName:
-			f.setHolds(i.Name, i.Size) // what it has beyond is found when it is asked to hold more
-			half = ""
+			f.setHolds(i.Name, i.Size+heldBefore)
+			half = disk.Info{}
 		case strings.HasPrefix(i.Name, checkpoint.TempPrefix) && i.Regular && f.holds(checkpoint.SpareName) == 0:
-			half = i.Name
+			half = i
 		}
 	}
-	if half == "" {
+	if half.Name == "" {
 		return nil
 	}
-	if err := f.s.dir.Rename(half, checkpoint.SpareName); err != nil {
+	if err := f.s.dir.Rename(half.Name, checkpoint.SpareName); err != nil {
 		return fmt.Errorf("keeping the room of a checkpoint that was not finished: %w", err)
 	}
+	f.setHolds(checkpoint.SpareName, half.Size+heldBefore)
 	return nil
 }
 

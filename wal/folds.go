@@ -64,7 +64,7 @@ func (f *foldState) init(s *Store, r *recovered) {
 	f.s, f.newest, f.older = s, r.newest, r.older
 	for _, c := range []*checkpoint.File{r.newest, r.older} {
 		if c != nil {
-			f.setHolds(c.Name, c.Size)
+			f.setHolds(c.Name, c.Size+heldBefore)
 		}
 	}
 	f.wake = make(chan struct{}, 1)

@@ -81,6 +81,7 @@ type Options struct {
 
 	fs     disk.FS // of tests; the operating system's
 	claims int     // of tests: slots of the claim table
+	idle   int64   // of tests: the size of the segments of an idle store
 	now    func() time.Time
 }
 
@@ -209,6 +210,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.claims == 0 {
 		o.claims = claimSlots
+	}
+	if o.idle == 0 {
+		o.idle = idleSegment
 	}
 	if o.fs == nil {
 		o.fs = disk.OS()

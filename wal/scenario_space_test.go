@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -518,5 +519,44 @@ func TestScenario_AnIdleStoreShrinks(t *testing.T) {
 		if found, err := Verify(spool, o); err != nil || len(found) > 0 {
 			t.Errorf("verify: %v, %v", found, err)
 		}
+	})
+}
+
+// An idle store gives back the blocks for checkpoints that one before it, which was killed, had held: all
+// that it has of them is names.
+func TestScenario_AnIdleStoreGivesBackWhatAKilledOneHeld(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		for range 3 {
+			posted(t, s, "mail")
+			time.Sleep(3 * spaceEvery / 2)
+			if err := taken(t, s).SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+			if names := files(t, fs); !slices.Contains(slices.Collect(maps.Keys(names)), "spare-ckpt") {
+				t.Fatalf("nothing is held by %v", slices.Sorted(maps.Keys(names)))
+			}
+			killed := fs.Clone()
+			again := started(t, tiny(killed))
+			time.Sleep(3 * spaceEvery)
+			space, err := again.dir.Space()
+			if err != nil {
+				t.Fatal(err)
+			}
+			names := files(t, killed)
+			var bytes int64
+			for _, b := range names {
+				bytes += (int64(len(b)) + memdisk.PageSize - 1) &^ (memdisk.PageSize - 1)
+			}
+			if _, kept := names["spare-ckpt"]; kept || space.Total-space.Free != bytes {
+				t.Errorf("%d bytes of the disk are in use, %d of them in files: %v", space.Total-space.Free, bytes, slices.Sorted(maps.Keys(names)))
+			}
+			ended(t, again)
+			if err := s.Checkpoint(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ended(t, s)
 	})
 }

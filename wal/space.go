@@ -58,7 +58,9 @@ type diskRoom struct {
 	idle    atomic.Bool // the store was empty for a while
 	terse   atomic.Bool // a note was not kept since intake ended
 
-	mailAt time.Time // of the goroutine that looks: when there was mail
+	// Of the goroutine that looks.
+	mailAt    time.Time // when there was mail
+	settledAt time.Time // when segments before the tail of an idle store were to go
 }
 
 // measure looks at the room there is, for Admit, which does no I/O.
@@ -218,19 +220,38 @@ func (s *Store) keepReserve() {
 }
 
 // shrink has a store that was empty for a while give back what it does not need: the log goes on in a
-// small segment, and all before it is dead.
+// small segment, and all before it is dead. What a crash, or an error, has kept from going with that
+// goes now and then.
 func (s *Store) shrink() {
-	s.log.Idle(idleSegment)
-	if !s.log.Shrinks() {
+	s.log.Idle(s.opt.idle)
+	var err error
+	switch now := s.opt.now(); {
+	case s.log.Shrinks():
+		err = s.nudge()
+	case now.Sub(s.space.settledAt) >= spareIdle && s.keptByCheckpoints():
+		s.space.settledAt = now
+	default:
 		return // there is no small one yet, or it is in use
 	}
-	err := s.nudge()
 	if err == nil {
 		err = s.settleFolds()
 	}
 	if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
 		s.opt.Logger.Warn("the idle store could not be made smaller", "err", err)
 	}
+}
+
+// keptByCheckpoints reports whether there are segments before the tail, and a checkpoint may have some of
+// them given back.
+func (s *Store) keptByCheckpoints() bool {
+	s.mu.Lock()
+	applied := s.table.Applied
+	s.mu.Unlock()
+	f := &s.folds
+	f.mu.Lock()
+	newer := f.sumNew
+	f.mu.Unlock()
+	return len(s.log.Numbers()) > 1 && (newer == nil || newer.Pos < applied || s.pinnedByOlder())
 }
 
 // keepsNote reports whether a note that adds so much to the next checkpoint is kept: always,
