@@ -252,7 +252,10 @@ func create(dir disk.Dir, tmp string) (f disk.File, spare bool, err error) {
 			if err = dir.Rename(SpareName, tmp); err == nil {
 				// Else a power cut could keep the next renaming and not this one: a checkpoint that has
 				// another name is refused, as a file that somebody else may write to.
-				if err = dir.Sync(); err == nil {
+				if !barrier.Gone(barrier.SpareTaken) {
+					err = dir.Sync()
+				}
+				if err == nil {
 					return f, true, nil
 				}
 				err = errors.Join(err, dir.Rename(tmp, SpareName))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -44,6 +45,9 @@ func Plan(segments []uint32, newer, older *Summary) (dead []uint32) {
 		return nil
 	}
 	from := min(newer.Pos.Segment(), older.Pos.Segment())
+	if barrier.Gone(barrier.OlderStart) {
+		from = newer.Pos.Segment()
+	}
 	for _, n := range segments {
 		if n < from && newer.Usage[n].Messages == 0 {
 			dead = append(dead, n)

@@ -89,7 +89,7 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 			m.spare = append(m.spare, f.Name)
 			m.keep++
 		case strings.HasPrefix(f.Name, freePrefix), strings.HasPrefix(f.Name, tempPrefix):
-			if l.opt.Scrub && f.Regular {
+			if l.opt.Scrub && f.Regular && !barrier.Gone(barrier.ScrubLeft) {
 				if err := wipe(l.dir, f.Name); err != nil {
 					l.opt.Logger.Warn("what a crash left is removed without being wiped", "file", f.Name, "err", err)
 				}
@@ -263,7 +263,10 @@ func (m *maker) collect(dead []deadFile) {
 			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
 		}
 	}
-	err := syncNames(m.l.dir)
+	var err error
+	if !barrier.Gone(barrier.DeadName) {
+		err = syncNames(m.l.dir)
+	}
 	if err == nil && m.l.opt.Scrub {
 		kept, err = m.scrub(kept, others)
 	}

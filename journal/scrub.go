@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
 )
 
@@ -42,7 +43,13 @@ func wipe(dir disk.Dir, name string) (err error) {
 	}
 	zeros := zeros()
 	for off := int64(0); off < size; off += int64(len(zeros)) {
-		if err := f.WriteDurable(off, zeros[:min(int64(len(zeros)), size-off)]); err != nil {
+		b := zeros[:min(int64(len(zeros)), size-off)]
+		if barrier.Gone(barrier.ScrubSync) {
+			_, err = f.WriteAt(b, off)
+		} else {
+			err = f.WriteDurable(off, b)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,8 @@ package journal
 import (
 	"errors"
 	"fmt"
+
+	"github.com/mtawal/mtawal/internal/barrier"
 )
 
 // Spare files are the log's reserve against a disk that others fill: blocks that are
@@ -84,11 +86,11 @@ func (m *maker) newSpare() (string, error) {
 		return "", err
 	}
 	err = f.Allocate(m.l.opt.SegmentSize)
-	if err == nil {
+	if err == nil && !barrier.Gone(barrier.SpareSync) {
 		err = f.Sync() // its blocks are to be its own after a power cut too
 	}
 	err = errors.Join(err, f.Close())
-	if err == nil {
+	if err == nil && !barrier.Gone(barrier.SpareSync) {
 		err = m.l.dir.Sync()
 	}
 	if err != nil {

@@ -105,7 +105,7 @@ func (s *Segment) Release() error {
 		return nil
 	}
 	var err error
-	if m != nil {
+	if m != nil && !(fn != nil && barrier.Gone(barrier.Unmap)) {
 		err = m.Close()
 	}
 	err = errors.Join(err, s.File.Close())

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"os"
@@ -42,20 +43,30 @@ var exploreOps = []exploreOp{
 }
 
 func (b *branch) enqueue(size int, queues ...string) bool {
-	m := Message{ID: b.s.NewID(), Envelope: []byte("from"), Body: make([]byte, size)}
-	b.show(m.ID)
-	for i := range m.Body {
-		m.Body[i] = byte(uint64(m.ID)>>(i%8)) ^ byte(i*7)
+	id, body := b.s.NewID(), make([]byte, size)
+	for i := range body {
+		body[i] = byte(uint64(id)>>(i%8)) ^ byte(i*7)
 	}
+	b.post(id, body, queues...)
+	return true
+}
+
+// post enqueues a message under an ID that was reserved for it.
+func (b *branch) post(id ID, body []byte, queues ...string) {
+	m := Message{ID: id, Envelope: []byte("from"), Body: body}
 	for _, q := range queues {
 		m.Recipients = append(m.Recipients, Recipient{Queue: q, Address: "r@example.org"})
 	}
+	b.send(m)
+}
+
+func (b *branch) send(m Message) {
+	b.show(m.ID)
 	c := enqueued(m.ID, &m, m.Body, time.Now())
 	b.asked(c)
 	_, err := b.s.Enqueue(bgCtx, m)
 	b.must("enqueue", err)
 	b.acked(c)
-	return true
 }
 
 // claim takes what is due. It is a start, and leaves no trace on the disk but in the claim
@@ -77,30 +88,44 @@ func (b *branch) settle(r Result) bool {
 	if len(b.held) == 0 && !b.claim() {
 		return false
 	}
+	if r != Failed {
+		b.must("settle", b.trySettle(r))
+		return true
+	}
+	id := b.s.NewID()
+	b.show(id)
+	b.must("settle", b.trySettle(r, Message{ID: id, Recipients: []Recipient{{Queue: "bounce", Address: "sender@example.org"}}}))
+	return true
+}
+
+// trySettle settles what was claimed first, with other mail in the same commit. If there is no room, nothing
+// of it is there.
+func (b *branch) trySettle(r Result, mail ...Message) error {
 	k := b.held[0]
 	o := Outcome{Recipient: All, Result: r}
 	if r == Deferred {
 		o.Until = time.Now().Add(time.Hour)
 		o.Note = []byte("451 later")
 	}
-	batch := Batch{Settle: []Settlement{{Delivery: k.d, Outcomes: []Outcome{o}}}}
+	batch := Batch{Settle: []Settlement{{Delivery: k.d, Outcomes: []Outcome{o}}}, Enqueue: mail}
 	var list []change
 	now := time.Now()
 	for _, i := range k.left {
 		list = append(list, b.w.outcome(ref{k.d.ID, i}, o, true, now))
 	}
-	if r == Failed {
-		m := Message{ID: b.s.NewID(), Recipients: []Recipient{{Queue: "bounce", Address: "sender@example.org"}}}
-		b.show(m.ID)
-		batch.Enqueue = []Message{m}
-		list = append(list, enqueued(m.ID, &m, nil, now))
+	for i := range mail {
+		list = append(list, enqueued(mail[i].ID, &mail[i], mail[i].Body, now))
 	}
 	c := all(list...)
 	b.asked(c)
 	_, err := b.s.Commit(bgCtx, batch)
+	if errors.Is(err, ErrFull) {
+		b.acked(all())
+		return err
+	}
 	b.must("settle", err)
 	b.acked(c)
-	return true
+	return nil
 }
 
 // marker lets the time pass in which the last commit gets its promise, and starts get into

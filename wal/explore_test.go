@@ -3,6 +3,7 @@ package wal
 import (
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -28,6 +29,13 @@ type explorer struct {
 	base *memdisk.FS // a store with some mail, closed
 	seed *history    // what it holds
 	ops  []exploreOp // that a history is made of
+
+	// Of a longHistory.
+	onward func(*branch) // what a store does that was opened behind a crash: to its end
+	mixed  int           // power cuts of an image that keep any part of it, beside none and all; 0: as cuts has them
+	whole  int64         // of so many images one is verified as a whole; 0: none
+	again  int64         // of so many stores that are opened the opening of one is crashed; 0: of each
+	opened atomic.Int64
 
 	seedHash  maphash.Seed
 	histories atomic.Int64
@@ -55,8 +63,12 @@ type branch struct {
 	now   *history // what the images of this moment must hold
 	end   ending   // of the crashes so far
 	where string
-	ops   int // disk operations
-	steps *atomic.Int64
+	ops   int      // disk operations
+	done  []string // the same, by name
+	// always holds before each of them; bad is what it found first.
+	always func(*branch) error
+	bad    error
+	steps  *atomic.Int64
 }
 
 func (x *explorer) states() (n int64) {
@@ -68,7 +80,7 @@ func (x *explorer) states() (n int64) {
 
 // expected is the history as it stands, for images of this moment.
 func (h *history) expected() *history {
-	c := &history{opt: h.opt, w: h.w.clone(), since: map[ref]time.Time{}, durable: map[ref]bool{}, shown: h.shown,
+	c := &history{opt: h.opt, w: h.w.clone(), since: map[ref]time.Time{}, durable: map[ref]bool{}, shown: maps.Clone(h.shown),
 		touched: map[ref]bool{}, rng: rand.New(rand.NewPCG(1, 1))}
 	c.unknown = slices.Clone(h.unknown)
 	for r, t := range h.since {
@@ -90,6 +102,12 @@ func (b *branch) look(fs *memdisk.FS) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.ops++; b.watch {
+			b.done = append(b.done, op.String()+" "+name)
+			if b.always != nil && b.bad == nil {
+				if b.bad = b.always(b); b.bad != nil {
+					b.bad = fmt.Errorf("before disk operation %d, %v %s: %w", b.ops, op, name, b.bad)
+				}
+			}
 			b.snap(fs, fmt.Sprintf("before disk operation %d, %v %s", b.ops, op, name))
 		}
 	})
@@ -106,10 +124,13 @@ func (b *branch) snap(fs *memdisk.FS, at string) {
 
 // moment says what images must hold from here on.
 func (b *branch) moment(h *history) {
-	e := h.expected()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.now = e
+	b.momentLocked(h)
+}
+
+func (b *branch) momentLocked(h *history) {
+	b.now = h.expected()
 	clear(b.seen) // the same disk is another state when something else must be on it
 }
 
@@ -121,7 +142,7 @@ func (b *branch) explore(im image, level, depth int) {
 	im.fs = whole.Clone()
 	b.one(im, level, depth)
 	seen := map[uint64]bool{}
-	cuts(whole, func(fs *memdisk.FS, path []int) {
+	b.x.cuts(whole, func(fs *memdisk.FS, path []int) {
 		sum := fs.Fingerprint(b.x.seedHash)
 		if seen[sum] {
 			return
@@ -131,13 +152,27 @@ func (b *branch) explore(im image, level, depth int) {
 	})
 }
 
-// cutsMax bounds the power cuts of one image that are gone through: behind it come none, all
-// and each alone of what may be there.
-const cutsMax = 64
+// cuts is the cuts that are looked at.
+func (x *explorer) cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
+	if x.mixed == 0 {
+		cuts(fs, f)
+		return
+	}
+	try := tryCuts(fs, f)
+	if len(try(nothingMore)) == 0 {
+		return // nothing is left to chance
+	}
+	try(allOfIt)
+	for i := range x.mixed {
+		try(rand.New(rand.NewPCG(uint64(x.states()), uint64(i))).IntN)
+	}
+}
 
-// cuts calls f with what power cuts may make of a file system.
-func cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
-	try := func(choose func(int) int) (ns, ks []int) {
+// tryCuts returns a function that calls f with what a power cut makes of a file system, and returns how many
+// alternatives there were of each thing.
+func tryCuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) func(choose func(int) int) (ns []int) {
+	return func(choose func(int) int) (ns []int) {
+		var ks []int
 		c := fs.Clone()
 		c.PowerCutWith(func(n int) int {
 			k := choose(n)
@@ -145,10 +180,19 @@ func cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
 			return k
 		})
 		f(c, ks)
-		return ns, ks
+		return ns
 	}
+}
+
+// cutsMax bounds the power cuts of one image that are gone through: behind it come none, all
+// and each alone of what may be there.
+const cutsMax = 64
+
+// cuts calls f with what power cuts may make of a file system.
+func cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
+	try := tryCuts(fs, f)
 	total := 1
-	ns, _ := try(func(int) int { return 0 })
+	ns := try(nothingMore)
 	for _, n := range ns {
 		if total *= n; total > cutsMax {
 			break
@@ -162,7 +206,7 @@ func cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
 			}
 		}
 	}
-	try(func(n int) int { return n - 1 })
+	try(allOfIt)
 	for i := range ns {
 		for _, most := range []bool{false, true} {
 			at := -1
@@ -182,12 +226,15 @@ func (b *branch) one(im image, level, depth int) {
 	b.x.levels[level].Add(1)
 	b.steps.Add(1)
 	b.note("%s%s, %v", strings.Repeat(" ", level), im.at, im.end)
+	if b.x.whole > 0 && level == 0 && b.x.states()%b.x.whole == 0 {
+		b.image(im.fs)
+	}
 	if depth == 0 {
 		b.judge(im, im.h.audit(im.fs, im.end))
 		im.fs.Discard()
 		return
 	}
-	sub := &branch{history: im.h.expected(), x: b.x, seen: map[uint64]bool{}, watch: true, steps: b.steps, end: im.end, where: im.at + "; in recovery "}
+	sub := &branch{history: im.h.expected(), x: b.x, seen: map[uint64]bool{}, watch: b.x.again == 0 || b.x.opened.Add(1)%b.x.again == 0, steps: b.steps, end: im.end, where: im.at + "; in recovery "}
 	sub.fs = im.fs
 	sub.moment(sub.history)
 	sub.look(sub.fs)
@@ -201,11 +248,17 @@ func (b *branch) one(im image, level, depth int) {
 	sub.settled(s)
 	synctest.Wait()
 	sub.mu.Lock()
-	sub.snap(sub.fs, "at rest")
+	if sub.watch {
+		sub.snap(sub.fs, "at rest")
+	}
 	sub.mu.Unlock()
 	sub.fs.OnOp(nil)
-	sub.fs.Kill()
-	_ = s.Close() // it can't write any more
+	if b.x.onward != nil {
+		b.x.onward(sub)
+	} else {
+		sub.fs.Kill()
+		_ = s.Close() // it can't write any more
+	}
 	synctest.Wait()
 	for _, next := range sub.found {
 		b.explore(next, level+1, depth-1)

@@ -65,6 +65,20 @@ const (
 	MoveChecksum
 	// SizeCheck: a segment is sealed whatever its file's length is.
 	SizeCheck
+	// DeadName: a dead segment is wiped, and has another life, before its old name is durably gone.
+	DeadName
+	// OlderStart: a segment is recycled though a replay from the older checkpoint would read it.
+	OlderStart
+	// SpareTaken: a checkpoint is written over the spare file before the name of that is durably gone.
+	SpareTaken
+	// SpareSync: a spare segment file counts before it is durable that it is one.
+	SpareSync
+	// ScrubSync: a dead segment is wiped in the page cache only.
+	ScrubSync
+	// ScrubLeft: what a crash left of dead segments is removed without being wiped.
+	ScrubLeft
+	// Unmap: a dead segment goes while it is mapped.
+	Unmap
 	end
 )
 
@@ -75,6 +89,8 @@ var names = [end]string{
 	ReadBack: "read-back", OlderReadBack: "older-read-back", DoubtBeforeSlots: "doubt-before-slots", KeyWait: "key-wait",
 	LockOutlives: "lock-outlives", StreamPin: "stream-pin", ReaderPin: "reader-pin", Latch: "latch", NamesLatch: "names-latch",
 	ClaimChecksum: "claim-checksum", TailChecksum: "tail-checksum", MoveChecksum: "move-checksum", SizeCheck: "size-check",
+	DeadName: "dead-name", OlderStart: "older-start", SpareTaken: "spare-taken", SpareSync: "spare-sync",
+	ScrubSync: "scrub-sync", ScrubLeft: "scrub-left", Unmap: "unmap",
 }
 
 func (b Barrier) String() string { return names[b] }

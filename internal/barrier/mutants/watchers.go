@@ -35,4 +35,11 @@ var watchers = map[barrier.Barrier]watcher{
 	barrier.TailChecksum:     {"journal", "^TestCase01_PowerCutInsideAnAppend$"},
 	barrier.MoveChecksum:     {"wal", "^TestCompactSetsDamageAside$"},
 	barrier.SizeCheck:        {"journal", "^TestTailCutUnderTheStore$"},
+	barrier.DeadName:         {"journal", "^TestCrashEverywhere$"},
+	barrier.OlderStart:       {"wal", "^TestScenario_CrashAtEveryStepOfShrinking$"},
+	barrier.SpareTaken:       {"wal", "^TestScenario_CrashAtEveryStepOfHoldingBlocks$"},
+	barrier.SpareSync:        {"journal", "^TestSpareFilesAreDurable$"},
+	barrier.ScrubSync:        {"wal", "^TestScenario_CrashAtEveryStepOfScrubbing$"},
+	barrier.ScrubLeft:        {"wal", "^TestScenario_CrashAtEveryStepOfScrubbing$"},
+	barrier.Unmap:            {"wal", "^TestScenario_CrashAtEveryStepOfGivingSegmentsBack$"},
 }

@@ -172,6 +172,24 @@ func (m *FS) Share(path string) error {
 	})
 }
 
+// Nameless is how many bytes of the device belong to files that no name leads to any more, and
+// that somebody has open or mapped.
+func (m *FS) Nameless() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.used
+	seen := map[*inode]bool{}
+	for _, d := range m.dirs {
+		for _, ino := range d.live {
+			if !seen[ino] {
+				seen[ino] = true
+				n -= ino.count()
+			}
+		}
+	}
+	return n * PageSize
+}
+
 // Discard gives the memory of the file system to others. Nobody may use it any more, nor
 // anything that was opened or mapped in it.
 func (m *FS) Discard() {

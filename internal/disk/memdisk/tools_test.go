@@ -237,3 +237,27 @@ func TestWhatOthersLeave(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A file has no name any more as long as somebody has it open, or mapped, behind its removal.
+func TestNameless(t *testing.T) {
+	r := newRig(t, memdisk.Config{})
+	f := r.durable("a", sectors("aa"))
+	m, err := f.Map(sector)
+	r.ok(err)
+	r.durable("b", sectors("b"))
+	want := func(n int64) {
+		t.Helper()
+		if have := r.Nameless(); have != n {
+			t.Errorf("%d bytes have no name, should be %d", have, n)
+		}
+	}
+	want(0)
+	r.ok(r.dir.Remove("a"))
+	want(memdisk.PageSize)
+	r.ok(f.Close())
+	want(memdisk.PageSize)
+	r.ok(m.Close())
+	want(0)
+	r.ok(r.dir.Sync())
+	want(0)
+}
