@@ -33,6 +33,7 @@ type explorer struct {
 	// Of a longHistory.
 	onward func(*branch) // what a store does that was opened behind a crash: to its end
 	mixed  int           // power cuts of an image that keep any part of it, beside none and all; 0: as cuts has them
+	each   bool          // of the images of the history all, and as many as mixed of those of a recovery
 	whole  int64         // of so many images one is verified as a whole; 0: none
 	again  int64         // of so many stores that are opened the opening of one is crashed; 0: of each
 	opened atomic.Int64
@@ -142,7 +143,7 @@ func (b *branch) explore(im image, level, depth int) {
 	im.fs = whole.Clone()
 	b.one(im, level, depth)
 	seen := map[uint64]bool{}
-	b.x.cuts(whole, func(fs *memdisk.FS, path []int) {
+	b.x.cuts(whole, level, func(fs *memdisk.FS, path []int) {
 		sum := fs.Fingerprint(b.x.seedHash)
 		if seen[sum] {
 			return
@@ -153,8 +154,8 @@ func (b *branch) explore(im image, level, depth int) {
 }
 
 // cuts is the cuts that are looked at.
-func (x *explorer) cuts(fs *memdisk.FS, f func(*memdisk.FS, []int)) {
-	if x.mixed == 0 {
+func (x *explorer) cuts(fs *memdisk.FS, level int, f func(*memdisk.FS, []int)) {
+	if x.mixed == 0 || x.each && level == 0 {
 		cuts(fs, f)
 		return
 	}

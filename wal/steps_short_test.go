@@ -130,7 +130,7 @@ func TestScenario_UsedWhileSegmentsAreEmptiedForRoom(t *testing.T) {
 	t.Parallel()
 	reach := reachOf(t)
 	step := 1
-	if reach.mixed > 0 { // else it is for long
+	if !reach.each {
 		step, reach.opened = 12*reach.opened, 16
 	}
 	for at := 1; ; at += step {

@@ -33,17 +33,17 @@ type longHistory struct {
 
 // longReach is how much of a long history is looked at.
 type longReach struct {
-	mixed  int   // see explorer
-	opened int   // of so many images one is opened and goes on
-	again  int64 // see explorer
-	whole  int64
+	opened       int // of so many images one is opened and goes on
+	mixed        int // this and the others: see explorer
+	each         bool
+	whole, again int64
 }
 
 var longReaches = map[string]longReach{
-	"short": {1, 8, 1 << 40, 8},
-	"":      {1, 1, 40, 16},
-	"ci":    {2, 1, 4, 4},
-	"long":  {0, 1, 0, 1},
+	"short": {opened: 8, mixed: 1, whole: 8, again: 1 << 40},
+	"":      {opened: 1, mixed: 1, whole: 16, again: 40},
+	"ci":    {opened: 1, mixed: 2, whole: 4, again: 4},
+	"long":  {opened: 1, mixed: 2, each: true, whole: 1},
 }
 
 func (l *longHistory) run(t *testing.T) {
@@ -67,7 +67,7 @@ func reachOf(t *testing.T) longReach {
 func (l *longHistory) look(t *testing.T, reach longReach) {
 	t.Helper()
 	h := newHistory(memdisk.Config{Names: memdisk.NamesSubset}, l.opt)
-	x := &explorer{seedHash: maphash.MakeSeed(), onward: l.onward, mixed: reach.mixed, again: reach.again, whole: reach.whole}
+	x := &explorer{seedHash: maphash.MakeSeed(), onward: l.onward, mixed: reach.mixed, each: reach.each, again: reach.again, whole: reach.whole}
 	b := &branch{history: h, x: x, seen: map[uint64]bool{}, steps: &h.steps, always: l.always}
 	began := time.Now()
 	err := h.inBubble(t, t.Name(), func() {
