@@ -196,7 +196,8 @@ func TestStagedWhenTheStoreTakesNothing(t *testing.T) {
 		}
 		fs.Set(faultdisk.Plan{})
 		time.Sleep(time.Second)
-		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+		// For ever: zeros of the next segment are written so too.
+		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
 		if err := second(s.Enqueue(t.Context(), stagedMail(more))); !errors.Is(err, ErrFailed) {
 			t.Errorf("on a disk that fails: %v", err)
 		}
