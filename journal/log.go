@@ -32,8 +32,8 @@ type Options struct {
 	Recent *segment.Recent
 }
 
-// Log is an open log. Append is for one goroutine; everything else may be called
-// by any.
+// Log is an open log. Append, and what it consists of, is for one goroutine at a time; everything
+// else may be called by any.
 type Log struct {
 	dir  disk.Dir
 	uuid [16]byte
@@ -45,17 +45,23 @@ type Log struct {
 	ends     map[uint32]int64            // where the frames of a sealed segment end
 	retired  map[uint32]Info             // recycled, and still read by somebody
 
-	// Of the appending goroutine.
+	landed    *sync.Cond // on mu: a frame has landed, or none will
+	flying    int        // frames that were placed and have not landed
+	abandoned error      // of a frame that never lands
+
+	// Of the goroutine that places frames.
 	tail    *segment.Segment
-	off     int64
-	last    segment.FrameHeader
+	off     int64               // where the next frame goes
+	last    segment.FrameHeader // that was placed
 	refused segment.FrameHeader // of the frame that the disk had no room for, if it was to stand at off
 	epoch   uint64
 	nonce   uint64
 	total   uint64
+	before  segment.FrameHeader // the frame before last, for Retract
 	sealBuf []byte
-	bufs    [3][]byte // of one write: as a slice of its own it would be an allocation each
-	zeros   []byte    // that frames are padded with where their own memory does not reach
+	single  Flight // of Append
+	sealing Flight // of the Seal
+	zeros   []byte // that frames are padded with where their own memory does not reach
 
 	end    atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
 	bytes  atomic.Int64  // of frames appended since the log was resumed
@@ -79,6 +85,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("drawing a nonce: %w", err)
 	}
+	l.landed = sync.NewCond(&l.mu)
 	l.nonce = binary.LittleEndian.Uint64(b[:])
 	l.end.Store(uint64(f.End))
 	l.synced.Store(uint64(f.Promise))
@@ -133,24 +140,6 @@ func (l *Log) writeAgain(s stretch) error {
 	return nil
 }
 
-func (l *Log) write(s *segment.Segment, off int64, bufs ...[]byte) error {
-	if !l.opt.NoSync {
-		return s.File.WriteDurable(off, bufs...)
-	}
-	return l.writeLoose(s, off, bufs...)
-}
-
-// writeLoose writes into the page cache.
-func (l *Log) writeLoose(s *segment.Segment, off int64, bufs ...[]byte) error {
-	for _, b := range bufs {
-		if _, err := s.File.WriteAt(b, off); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return nil
-}
-
 // FrameMax is the length of the longest frame that the segments take.
 func (l *Log) FrameMax() int64 { return FrameMax(l.opt.SegmentSize, int64(l.dir.Block())) }
 
@@ -158,133 +147,14 @@ func (l *Log) FrameMax() int64 { return FrameMax(l.opt.SegmentSize, int64(l.dir.
 // beside the header, the Seal, and the block that is kept for a Draft that is Spare.
 func FrameMax(segmentSize, alignment int64) int64 { return segmentSize - 3*alignment }
 
-// End is the position behind the last frame that Append wrote, where it is durable.
+// End is the position behind the last frame that has landed, where it is durable.
 func (l *Log) End() segment.Pos { return segment.Pos(l.end.Load()) }
 
-// Last is the header of the last frame, for the appending goroutine.
+// Last is the header of the frame that was placed last, for the goroutine that places.
 func (l *Log) Last() segment.FrameHeader { return l.last }
 
 // Appended is the number of bytes of frames appended since the log was resumed.
 func (l *Log) Appended() int64 { return l.bytes.Load() }
-
-// Draft is a frame to append. Table begins with FrameHeaderSize bytes of room for
-// the header; behind their lengths both have room to the next multiple of 512, else they are
-// copied.
-type Draft struct {
-	Kind    segment.FrameKind
-	Records uint32
-	Table   []byte
-	Body    []byte
-	Slab    *segment.Slab // that both are laid out in, of Options.Recent; nil: in none
-	Lease   uint64
-	// Spare: a small frame that may take the last block of a segment. It moves the position
-	// of the log where there is no room for another segment.
-	Spare bool
-	// Shrink: it begins the next segment if that is a smaller one, see Log.Idle.
-	Shrink bool
-}
-
-// Append writes a frame. nil: it is durable, and all before it. The frame's header is
-// returned. After disk.ErrNoSpace nothing has changed and Append may be called again
-// with the same draft: the same bytes go to the same place. After another error the log
-// must not be appended to any more.
-func (l *Log) Append(d *Draft) (segment.FrameHeader, error) {
-	table, body := int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body))
-	if table < 0 || table%8 != 0 || table > segment.TableMax {
-		return segment.FrameHeader{}, fmt.Errorf("a table of %d bytes is none that could be read", table)
-	}
-	if size := segment.FrameSize(table, body, uint32(l.dir.Block())); size > l.FrameMax() {
-		return segment.FrameHeader{}, fmt.Errorf("a frame of %d bytes does not fit into a segment of %d", size, l.opt.SegmentSize)
-	}
-	if l.refused.Kind == segment.Seal && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) {
-		// It may be on the disk, and what it names is there: so it comes first.
-		if err := l.rotate(d.Kind == segment.Open); err != nil {
-			return segment.FrameHeader{}, err
-		}
-	}
-	if d.Shrink && l.Shrinks() && l.refused.Pos != segment.MakePos(l.tail.Number, l.off) {
-		if err := l.rotate(false); err != nil {
-			return segment.FrameHeader{}, err
-		}
-	}
-	// The tail, and successors that stood ready at Resume, may have been made in another
-	// size or alignment: those that are too small are sealed empty.
-	for {
-		a := l.tail.Alignment
-		kept := 2 * int64(a)
-		if d.Spare {
-			kept = int64(a)
-		}
-		if d.Spare && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) && l.refused.Kind != d.Kind {
-			return segment.FrameHeader{}, fmt.Errorf("what stands at the end of the log comes first: %w", disk.ErrNoSpace)
-		}
-		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
-			return l.put(d)
-		}
-		l.maker.busy()
-		if err := l.rotate(d.Kind == segment.Open); err != nil {
-			return segment.FrameHeader{}, err
-		}
-	}
-}
-
-// put writes a frame at the end of the tail.
-func (l *Log) put(d *Draft) (segment.FrameHeader, error) {
-	h := l.last
-	pos := segment.MakePos(l.tail.Number, l.off)
-	epoch, nonce := l.epoch, l.nonce
-	if d.Kind == segment.Seal && l.last.Epoch != epoch {
-		// The Open frame found no room. It begins the epoch, in the successor; the Seal
-		// before it still belongs to the one before.
-		epoch, nonce = l.last.Epoch, l.last.Nonce
-	}
-	h = segment.FrameHeader{
-		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
-		Epoch: epoch, Nonce: nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: h.CRC,
-		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
-	}
-	if l.refused.Pos == pos { // again, so the same bytes, though time has passed since
-		h.Time, h.Promise = l.refused.Time, l.refused.Promise
-	}
-	h.TableCRC = segment.TableSum(h.Salt, pos, d.Table[segment.FrameHeaderSize:])
-	h.Layout(l.tail.Alignment)
-	h.Encode(d.Table)
-	table, body := padded(d.Table, int64(h.BodyOff)), d.Body
-	last, size := &table, h.Len
-	if h.BodyLen > 0 {
-		last, size = &body, h.Len-int64(h.BodyOff)
-	}
-	// In place as far as there is room: to fill a large block up, the frame would have to be copied.
-	room := int64(cap(*last)) &^ (sector - 1)
-	*last = padded(*last, min(size, max(room, roundUp(int64(len(*last)), sector))))
-	bufs := append(l.bufs[:0], table)
-	if len(body) > 0 {
-		bufs = append(bufs, body)
-	}
-	if rest := size - int64(len(*last)); rest > 0 {
-		if int64(len(l.zeros)) < rest {
-			l.zeros = segment.Aligned(int(l.tail.Alignment))
-		}
-		bufs = append(bufs, l.zeros[:rest])
-	}
-	var err error
-	if barrier.Gone(barrier.CommitSync) || d.Kind == segment.Seal && barrier.Gone(barrier.SealSync) {
-		err = l.writeLoose(l.tail, l.off, bufs...)
-	} else {
-		err = l.write(l.tail, l.off, bufs...)
-	}
-	if err != nil {
-		l.refused = h
-		return h, fmt.Errorf("appending %d bytes to %s at %d: %w", h.Len, l.tail.File.Name(), l.off, err)
-	}
-	if d.Slab != nil {
-		l.opt.Recent.Keep(d.Slab, &h, table, body)
-	}
-	l.last, l.off, l.total = h, l.off+h.Len, h.Total
-	l.bytes.Add(h.Len)
-	l.end.Store(uint64(h.End()))
-	return h, nil
-}
 
 // promised is the position through which the log is durable.
 func (l *Log) promised() segment.Pos {
@@ -313,63 +183,6 @@ func (l *Log) Sync(to segment.Pos) error {
 	}
 	l.synced.Store(uint64(to))
 	return nil
-}
-
-// sector is what the parts of a write past the page cache are multiples of.
-const sector = 512
-
-func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
-
-// padded extends b to n bytes with zeros, in place where it has the room.
-func padded(b []byte, n int64) []byte {
-	if int64(cap(b)) < n {
-		b = append(make([]byte, 0, n), b...)
-	}
-	pad := b[len(b):n]
-	clear(pad)
-	return b[:n]
-}
-
-// rotate seals the tail and goes on in its successor, which stands, synced, under
-// its final name before the Seal is written. The first frame of the successor is written
-// after the Seal is durable.
-func (l *Log) rotate(last bool) error {
-	next, err := l.maker.take(l.tail.Number+1, last)
-	if err != nil {
-		return err
-	}
-	if err := l.seal(next); err != nil {
-		l.maker.putBack(next)
-		return err
-	}
-	next.Remember(l.opt.Recent)
-	l.mu.Lock()
-	l.ends[l.tail.Number] = l.off
-	l.segments[next.Number] = next
-	l.maker.entered(next.Number)
-	l.tail, l.off = next, next.First()
-	l.end.Store(uint64(segment.MakePos(next.Number, l.off)))
-	l.mu.Unlock()
-	return nil
-}
-
-// seal writes the Seal that names the successor.
-func (l *Log) seal(next *segment.Segment) error {
-	// A file that somebody cut short would swallow what is written behind its end
-	// when it is mapped, and a sync says nothing.
-	size, err := l.tail.File.Size()
-	if err != nil {
-		return fmt.Errorf("size of %s: %w", l.tail.File.Name(), err)
-	}
-	if size != l.tail.Size && !barrier.Gone(barrier.SizeCheck) {
-		return &segment.CorruptError{Segment: l.tail.Number, File: l.tail.File.Name(), Offset: size, Reason: "the file has changed its length under an open store"}
-	}
-	if l.sealBuf == nil {
-		l.sealBuf = make([]byte, segment.FrameHeaderSize+segment.SealSize, l.tail.Alignment)
-	}
-	segment.PutSeal(l.sealBuf[segment.FrameHeaderSize:], segment.FrameHeaderSize, next.Number, next.Salt)
-	_, err = l.put(&Draft{Kind: segment.Seal, Records: 1, Table: l.sealBuf, Lease: l.last.Lease})
-	return err
 }
 
 // Acquire takes a reference to the segment with a number; the caller releases it.

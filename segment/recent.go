@@ -27,10 +27,10 @@ type Room struct{ Table, Body int }
 
 const (
 	// recentSlabs is how many slabs can be found: the one that is laid out in, and those before it.
-	recentSlabs = 3
+	recentSlabs = 4
 	// slabsMax is how many there may be for another one to be held: a reader that takes its
 	// time is served by the device then, rather than by more memory.
-	slabsMax = 4
+	slabsMax = 5
 )
 
 // Slab is memory that frames are laid out in, one behind the other.
@@ -93,10 +93,12 @@ func (r *Recent) newest() *Slab {
 }
 
 // Take says that what Next returned has become so long. The frame may be padded in place to a
-// multiple of the least alignment; it returns both without more capacity than that.
+// multiple of the least alignment; it returns both without more capacity than that. The slab is held
+// until Keep or Drop.
 func (r *Recent) Take(s *Slab, table, body []byte) (_, _ []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	s.holds++
 	return take(&s.table, table, 0), take(&s.body, body, AlignmentMin)
 }
 
@@ -110,13 +112,17 @@ func take(taken *[]byte, b []byte, more int) []byte {
 	return b[:len(b):n]
 }
 
-// Keep has a frame found that was written: its table with the header in front and its bodies, both padded. It
-// must be laid out in the slab.
+// Keep has a frame found that was written: its table with the header in front and its bodies, both padded. They
+// are what Take returned. Frames are kept in the order of their positions.
 func (r *Recent) Keep(s *Slab, h *FrameHeader, table, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.frames = append(s.frames, recentFrame{pos: h.Pos, bodyOff: int64(h.BodyOff), table: table, body: body})
+	r.letGo(s)
 }
+
+// Drop says that nothing was written of what Take returned.
+func (r *Recent) Drop(s *Slab) { r.release(s) }
 
 // hold finds the frame that a position lies in. Its bytes stay as they are until release.
 func (r *Recent) hold(p Pos) (f recentFrame, s *Slab) {
@@ -159,6 +165,11 @@ func (f *recentFrame) at(p Pos, n int64) []byte {
 func (r *Recent) release(s *Slab) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.letGo(s)
+}
+
+// letGo ends a hold. mu is held.
+func (r *Recent) letGo(s *Slab) {
 	if s.holds--; s.holds == 0 && !s.found {
 		r.detached--
 		r.free = append(r.free, s)

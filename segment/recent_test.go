@@ -68,6 +68,8 @@ func TestRecentFindsWhatWasWritten(t *testing.T) {
 			r.Keep(s, &h, table, body)
 			all = append(all, h)
 			pos = h.End()
+		} else {
+			r.Drop(s)
 		}
 		if len(all) == 0 {
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -120,6 +121,7 @@ func TestCase26_DiskStalls(t *testing.T) {
 		if err := <-patient; err != nil {
 			t.Errorf("after the stall: %v", err)
 		}
+		synctest.Wait() // the impatient one hung as long
 		posted(t, s, "after")
 		if st := s.Stats(); st.Pending != 3 || st.Claimed != 5 {
 			t.Errorf("%+v", st)

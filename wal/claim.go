@@ -50,6 +50,7 @@ type claim struct {
 	extents []state.Extent
 	pins    []*segment.Segment
 	durable bool // every start of it is durable
+	noting  int  // groups in flight that have Attempt records of it
 	expired bool // when it was claimed
 
 	ctxMu  sync.Mutex
@@ -184,13 +185,15 @@ func (c *claim) noteAttempt(g *group) bool {
 		}
 	}
 	g.attempts = append(g.attempts, c)
+	c.noting++
 	return true
 }
 
 // afterAttempts tells those who wait that their attempts are durable.
 func (s *Store) afterAttempts(g *group) {
 	for _, c := range g.attempts {
-		c.durable = true
+		c.noting--
+		c.durable = c.noting == 0
 		for i := range c.rcpts {
 			if r := &c.rcpts[i]; r.started && !r.noted && r.st == slotOpen {
 				c.durable = false // started after the group was taken

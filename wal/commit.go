@@ -2,25 +2,15 @@ package wal
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
-	"github.com/mtawal/mtawal/internal/disk"
-	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 )
 
-const (
-	// leaseBlock is how many IDs a frame leases beyond those handed out.
-	leaseBlock = 1 << 16
-	// retryFull is how often a write is tried again on a full disk.
-	retryFull = 50 * time.Millisecond
-	// waitBound is how long what is appended waits for room within MaxBytes.
-	waitBound = 10 * time.Second
-)
+// leaseBlock is how many IDs a frame leases beyond those handed out.
+const leaseBlock = 1 << 16
 
 // submit gives a batch its place in the log and encodes it there. When it returns nil the
 // committer has the ticket, or the caller has been the committer; when it returns an error
@@ -143,8 +133,8 @@ func (s *Store) makeRoom(table, body int) bool {
 		return false
 	}
 	s.filling = largeGroup(table+attemptRoom+slack, body+slack)
-	if g.slab != nil {
-		s.spare = g
+	if g.slab != nil && len(s.spares) < flightsMax {
+		s.spares = append(s.spares, g)
 	}
 	return true
 }
@@ -274,7 +264,7 @@ func (s *Store) keysFrom() int64 { return s.opt.now().Add(-s.opt.KeyWindow).Unix
 // forgetKeys puts a record into the group that drops the keys that have outlived their
 // window. The decision is in the record: applying it reads no clock.
 func (s *Store) forgetKeys(g *group) {
-	keys := s.table.Keys()
+	keys := s.table.Keys()[s.forgetting:] // what is in flight drops those before
 	n := max(len(keys)-s.opt.KeyMax, 0)
 	oldest := s.keysFrom()
 	for n < len(keys) && keys[n].At < oldest {
@@ -284,148 +274,7 @@ func (s *Store) forgetKeys(g *group) {
 		g.table = g.table[:at+segment.ForgetSize]
 		segment.PutForget(g.table[at:], int64(at), uint64(n))
 		g.records++
-	}
-}
-
-// commit makes a group durable, applies it and tells everybody. This is where a commit
-// becomes true: Append has returned nil.
-func (s *Store) commit(g *group) error {
-	g.encoding.Wait()
-	kind := segment.Data
-	if g.empty() {
-		kind = segment.Marker
-	}
-	d := journal.Draft{Kind: kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
-	d.Spare = g.nudge && kind == segment.Marker
-	d.Shrink = d.Spare && s.space.idle.Load()
-	var f segment.Frame
-	if g.records > 0 || kind == segment.Marker {
-		h, err := s.append(&d)
-		if err != nil {
-			return err
-		}
-		f = segment.Frame{FrameHeader: h, Table: g.table[segment.FrameHeaderSize:]}
-		s.commits.Add(1)
-	}
-	if t := s.opt.Trace; t != nil && t.Durable != nil && f.Len > 0 {
-		t.Durable(CommitInfo{Records: int(f.FrameHeader.Records), Bytes: f.Len, Batches: len(g.tickets)})
-	}
-	s.mu.Lock()
-	if f.Len > 0 {
-		s.claims.setSynced(f.End())
-		s.applyNow = f.Time
-		if err := s.table.ApplyFrame(&f); err != nil {
-			s.mu.Unlock()
-			return fmt.Errorf("applying what was just written: %w", err)
-		}
-		s.clearLost()
-		s.floor.observe(s.opt.now(), s.workQueue())
-		s.leased = g.lease
-		if g.nudge {
-			s.nudged = false
-		}
-	}
-	s.placed -= g.placed
-	s.adding -= g.growth
-	for _, t := range g.tickets {
-		t.pos, t.group = f.Pos, nil
-		s.settled(t)
-	}
-	s.afterAttempts(g)
-	s.mu.Unlock()
-	for _, t := range g.tickets {
-		t.finish()
-	}
-	if f.Len > 0 {
-		if n := f.Pos.Segment(); n != s.segment {
-			s.segment = n
-			select {
-			case s.rotated <- struct{}{}:
-			default:
-			}
-		}
-		s.folds.grew(f.Len, g.growth)
-	}
-	return nil
-}
-
-// append appends a frame, again and again while the disk is full: the same bytes to the
-// same place, with intake shut, until it succeeds or the store closes. In between a checkpoint
-// may ask for a Marker in front of them: it is what may give room back.
-//
-// What is appended was admitted. So where only MaxBytes is in the way, as it may be when files came
-// back with a crash, it gives way by a segment after waitBound: they go by what is appended.
-func (s *Store) append(d *journal.Draft) (segment.FrameHeader, error) {
-	defer s.space.beyond.Store(false)
-	for tries := 0; ; tries++ {
-		s.space.beyond.Store(tries > int(waitBound/retryFull))
-		s.syncing.Store(s.opt.now().UnixNano())
-		h, err := s.log.Append(d)
-		s.syncing.Store(0)
-		if err == nil {
-			s.space.full.Store(false)
-			return h, nil
-		}
-		if !errors.Is(err, disk.ErrNoSpace) {
-			return h, err
-		}
-		if err := s.nudgeFull(); err != nil && !errors.Is(err, disk.ErrNoSpace) {
-			return h, err
-		}
-		if !s.space.full.Swap(true) {
-			s.mu.Lock()
-			s.roomy.Broadcast() // intake that waits for a place is refused
-			s.mu.Unlock()
-			s.opt.Logger.Warn("the disk is full; intake is shut", "dir", s.dir.Path(), "err", err)
-		}
-		select {
-		case <-s.ended:
-			return h, fmt.Errorf("closed while the disk was full: %w", err)
-		case <-time.After(retryFull):
-		}
-	}
-}
-
-// settled ends the claims that a commit settled.
-func (s *Store) settled(t *ticket) {
-	for _, k := range t.keys {
-		delete(s.keysOut, k)
-	}
-	for i := range t.closes {
-		s.endClaim(t.closes[i].c, t.closes[i].idxs)
-	}
-	for i := range t.writes {
-		if w := &t.writes[i]; len(w.add) > 0 {
-			s.grown(w.id)
-		}
-	}
-	t.endStreams()
-}
-
-// fail ends the store: everybody who waits, and everybody who comes, gets ErrFailed.
-func (s *Store) fail(g *group, err error) {
-	s.mu.Lock()
-	closing := s.phase == closing && errors.Is(err, disk.ErrNoSpace)
-	s.mu.Unlock()
-	if !closing {
-		s.latch(err)
-	}
-	s.mu.Lock()
-	why := s.failure
-	if closing {
-		why = fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	rest := s.filling
-	s.filling, s.spare = nil, nil
-	s.roomy.Broadcast()
-	s.mu.Unlock()
-	for _, h := range []*group{g, rest} {
-		if h == nil {
-			continue
-		}
-		h.encoding.Wait()
-		for _, t := range h.tickets {
-			t.fail(why)
-		}
+		g.forgets = n
+		s.forgetting += n
 	}
 }

@@ -2,9 +2,9 @@ package wal
 
 import (
 	"runtime"
+	"slices"
 	"time"
 
-	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -12,22 +12,26 @@ import (
 // the window in which, after a power cut, damage can't be told from a torn write.
 const markerAfter = 20 * time.Millisecond
 
-// committer is the role of appending to the log and applying what is durable, which one
-// goroutine has at a time, for one group. Whoever waits for its own batch without a
-// deadline takes it, if it is free: a switch to another goroutine and back costs a tenth of
-// a durable write. For everybody else there is Store.run.
+// committer is who takes groups, has them written and applies what is durable: whoever
+// waits for its own batch without a deadline, if its group can be taken, since a switch to another goroutine and back
+// costs a tenth of a durable write; for everybody else the goroutines of Store.run. All but marker
+// is under Store.mu.
 type committer struct {
-	busy   bool        // somebody has the role; under Store.mu
-	armed  bool        // the timer runs; under Store.mu
-	marker *time.Timer // fires when a Marker may be due
-	last   time.Time   // when the last frame had been applied; of whoever has the role
+	placing bool             // somebody has taken a group whose frame has no place yet
+	landing bool             // somebody lands what was written
+	flights []*group         // taken and not landed, in the order of the log
+	busy    int              // goroutines that commit a group
+	slots   [flightsMax]bool // of Store.syncing that are taken
+	runners int              // goroutines that run
+	armed   bool             // the timer runs
+	marker  *time.Timer      // fires when a Marker may be due
+	last    time.Time        // when a frame last landed
 }
 
 // run commits what nobody commits for themselves. It ends when the store does, after the
 // last group.
 func (s *Store) run() {
-	defer close(s.done)
-	defer s.committer.marker.Stop()
+	defer s.ran()
 	for {
 		due := false
 		select {
@@ -43,29 +47,39 @@ func (s *Store) run() {
 			if g == nil {
 				break
 			}
-			s.commitAndRelease(g)
+			s.commitGroup(g)
 			due = false
 		}
 	}
 }
 
-// lead commits the group of a ticket on the goroutine that waits for it, if nobody is
-// committing. The write bounds how long that takes, so it is for callers who would wait as
+// ran ends a goroutine that runs, and with the last of them the committer.
+func (s *Store) ran() {
+	s.poke() // the next one
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.committer.runners--; s.committer.runners == 0 {
+		s.committer.marker.Stop()
+		close(s.done)
+	}
+}
+
+// lead commits the group of a ticket on the goroutine that waits for it, if it can be taken. The
+// write bounds how long that takes, so it is for callers who would wait as
 // long in any case.
 func (s *Store) lead(t *ticket) {
 	// Whoever else is about to submit gets to do so first, and rides along: where many
 	// were woken by the commit before, the first of them would go alone.
 	runtime.Gosched()
 	g, _ := s.takeGroup(t, false)
-	if g != nil && s.commitAndRelease(g) {
+	if g != nil && s.commitGroup(g) {
 		s.poke()
 	}
 }
 
-// takeGroup takes the role of the committer and the group that has filled, or an empty one
-// where a Marker is due. It returns none when there is nothing to do, or somebody else does
-// it; end says that the store is closing and all that was submitted is done. With a ticket
-// it takes that ticket's group only.
+// takeGroup takes the group that has filled, or an empty one where a Marker is due. It returns none when
+// there is nothing to do, when another one has no place yet, or when as many as may be are in flight; end says that the store is closing and
+// all that was submitted is done. With a ticket it takes that ticket's group only.
 func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,23 +87,28 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 	if due {
 		c.armed = false
 	}
-	if c.busy {
-		return nil, false // and looks again when it is done
+	if c.placing || len(c.flights) == flightsMax {
+		return nil, false // and looks again when that is done
 	}
 	g = s.filling
 	if t != nil && (g == nil || t.group != g) {
 		return nil, false
 	}
 	if !s.hasWork() {
-		if g == nil || !due || !s.wantsMarker() {
-			return nil, s.phase >= closing
+		end = s.phase >= closing && c.busy == 0
+		if g == nil || !due || len(c.flights) > 0 || !s.wantsMarker() {
+			return nil, end
 		}
 		if left := markerAfter - time.Since(c.last); left > 0 && len(s.attempts) == 0 {
 			s.armMarker(left)
-			return nil, s.phase >= closing
+			return nil, end
 		}
 	}
-	c.busy = true
+	c.placing = true
+	c.busy++
+	c.flights = append(c.flights, g)
+	g.slot = slices.Index(c.slots[:], false)
+	c.slots[g.slot] = true
 	// Attempts ride along; those that were settled since need no record.
 	kept := s.attempts[:0]
 	for _, a := range s.attempts {
@@ -99,34 +118,63 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 	}
 	clear(s.attempts[len(kept):])
 	s.attempts = kept
-	g.nudge = s.nudged
+	if g.nudge = s.nudged && !s.nudging; g.nudge {
+		s.nudging = true
+	}
 	s.forgetKeys(g)
+	if g.kind = segment.Data; g.empty() {
+		g.kind = segment.Marker
+	}
 	g.seal(s.recent)
-	// Without a spare one nothing fills until the one that is written is done.
-	s.fill(s.spare)
-	s.spare = nil
+	// Without a spare one nothing fills until one that is in flight has landed.
+	s.filling = nil
+	if n := len(s.spares); n > 0 {
+		s.fill(s.spares[n-1])
+		s.spares = s.spares[:n-1]
+	}
 	g.lease = s.nextID + leaseBlock
+	s.leasing = g.lease
 	s.roomy.Broadcast()
 	return g, false
 }
 
-// fill has a group fill, if there is one. Store.mu is held.
-func (s *Store) fill(g *group) {
-	if s.filling = g; g != nil {
-		g.open(s.recent)
+// commitGroup has the frame of a group that was taken written, and lands what can land. It reports
+// whether run has something to do.
+func (s *Store) commitGroup(g *group) (more bool) {
+	g.encoding.Wait()
+	err := s.placeFrame(g)
+	s.mu.Lock()
+	s.committer.placing = false
+	more = err == nil && s.hasWork()
+	s.mu.Unlock()
+	if more {
+		s.poke()
 	}
+	if err == nil {
+		err = s.writeFrame(g)
+	}
+	return s.land(g, err)
 }
 
-// hasWork reports whether a group should be written now. Store.mu is held.
+// fill has a group fill. Store.mu is held.
+func (s *Store) fill(g *group) {
+	s.filling = g
+	g.open(s.recent)
+}
+
+// hasWork reports whether a group should be taken now. Store.mu is held.
 func (s *Store) hasWork() bool {
 	g := s.filling
-	lease := s.nextID >= s.leased // somebody may be waiting for an ID
-	urgent := s.starting > 0 || s.nudged
-	return g != nil && (!g.empty() || lease || urgent)
+	if g == nil || len(s.committer.flights) == flightsMax {
+		return false
+	}
+	// Somebody may be waiting for an ID, for an attempt to be durable, or for the log to move, and what is
+	// in flight does not do it.
+	return !g.empty() || s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging
 }
 
 // wantsMarker reports whether a Marker is due soon: for the promise of the last commit, or
-// for attempts that found no ride. Store.mu is held, and nobody else is committing.
+// for attempts that found no ride. Store.mu is held, and nothing is in flight.
 func (s *Store) wantsMarker() bool {
 	return s.log.Last().Kind != segment.Marker || len(s.attempts) > 0
 }
@@ -137,33 +185,4 @@ func (s *Store) armMarker(after time.Duration) {
 		c.armed = true
 		c.marker.Reset(after)
 	}
-}
-
-// commitAndRelease commits a group and gives the role of the committer back. It reports
-// whether run has something to do.
-func (s *Store) commitAndRelease(g *group) (more bool) {
-	err := s.commit(g)
-	if err != nil && barrier.Gone(barrier.Latch) {
-		s.goOn(g, err)
-		err = nil
-	} else if err != nil {
-		s.fail(g, err)
-	}
-	s.committer.last = time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		g.reset()
-		if s.filling == nil {
-			s.fill(g)
-		} else {
-			s.spare = g
-		}
-		if s.wantsMarker() {
-			s.armMarker(markerAfter)
-		}
-		s.roomy.Broadcast()
-	}
-	s.committer.busy = false
-	return s.hasWork() || s.phase >= closing
 }

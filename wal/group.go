@@ -3,6 +3,7 @@ package wal
 import (
 	"sync"
 
+	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -20,7 +21,15 @@ type group struct {
 	placed   int64 // bytes of batches that have a place in it
 	growth   int64 // what those add to the next checkpoint
 	nudge    bool  // it moves the position of the log for whoever waits in nudge
+	forgets  int   // keys that it drops
 	encoding sync.WaitGroup
+
+	// From takeGroup to its landing.
+	kind    segment.FrameKind
+	flight  journal.Flight
+	slot    int   // of Store.syncing
+	written bool  // or failed
+	err     error // of its frame
 }
 
 // Sizes of a group's buffers. What a batch needs beyond them is made for it.
@@ -89,10 +98,14 @@ func (g *group) fits(table, body int) bool {
 
 func (g *group) empty() bool { return len(g.tickets) == 0 }
 
+// hasFrame reports whether anything is written for it.
+func (g *group) hasFrame() bool { return g.records > 0 || g.kind == segment.Marker }
+
 // reset makes the group ready to be opened again.
 func (g *group) reset() {
 	g.slab, g.table, g.body = nil, nil, nil
-	g.records, g.placed, g.growth, g.nudge = 0, 0, 0, false
+	g.records, g.placed, g.growth, g.nudge, g.forgets = 0, 0, 0, false, 0
+	g.written, g.err = false, nil
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]
 	clear(g.attempts)

@@ -6,9 +6,9 @@ import "fmt"
 // out. See package barrier: nothing here is called in a store that is built without its tag.
 
 // goOn forgets that a write failed: those who waited for it hear of it, nobody else does.
+// Store.mu is held.
 func (s *Store) goOn(g *group, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.log.Retract(&g.flight)
 	for _, t := range g.tickets {
 		for _, k := range t.keys {
 			delete(s.keysOut, k)

@@ -188,17 +188,21 @@ func (s *Store) resume(r *recovered) error {
 	}
 	s.buildQueues()
 	s.fill(new(group))
-	s.spare = new(group)
+	for range flightsMax {
+		s.spares = append(s.spares, new(group))
+	}
 	s.folds.init(s, r)
 	s.floor.init(s.opt.now(), s.workQueue())
 	s.table.Observer = s
 	s.measure()
 	s.segment = log.End().Segment()
-	s.committer.marker, s.committer.armed = time.NewTimer(markerAfter), true
+	s.committer = committer{marker: time.NewTimer(markerAfter), armed: true, runners: flightsMax}
 	s.compaction = compaction{running: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	s.bg.Add(4)
 	go s.compactLoop()
-	go s.run()
+	for range flightsMax {
+		go s.run()
+	}
 	go s.clock()
 	go s.foldLoop()
 	go s.spaceLoop()
@@ -258,7 +262,7 @@ func (s *Store) writeOpen(r *recovered) error {
 		if err != nil {
 			return fmt.Errorf("writing the Open frame: %w", err)
 		}
-		s.leased = d.Lease
+		s.leased, s.leasing = d.Lease, d.Lease
 		if err := s.table.ApplyFrame(&segment.Frame{FrameHeader: h, Table: d.Table[segment.FrameHeaderSize:]}); err != nil {
 			return err
 		}

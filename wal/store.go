@@ -53,44 +53,47 @@ type Store struct {
 	token string // the UUID as it begins every Delivery.Token, but of mail that came with a copy
 	log   *journal.Log
 
-	mu        sync.Mutex
-	table     *state.Table
-	sched     scheduler
-	claims    *claimTable
-	claimed   map[state.Ref]*claim
-	lost      []*claim // of which a frame that is being applied marked something used
-	out       int      // claims that hold a recipient
-	attempts  []*claim // started, and not in the log yet
-	starting  int      // calls that wait for an attempt to be durable
-	consumers map[*consumer]struct{}
-	wide      map[*consumer]struct{} // those that serve queues they do not name
-	narrow    map[string][]*consumer // the others, by queue
-	single    map[string]*consumer   // of Claim, by queue
-	starved   bool                   // a consumer waits for room in the claim table
-	applyNow  int64                  // Unix ns, for what is being applied
-	clockPoke chan struct{}
-	nextID    uint64
-	leased    uint64 // IDs below it may be handed out: durable
-	reserved  reservations
-	keysOut   map[string]uint64    // keys of commits under way, and the IDs they get
-	growing   map[uint64]int       // recipients that messages will have, with what is under way, by ID
-	streams   map[*stream]struct{} // bodies with chunks that no message names yet, and those that are staged
-	staged    int                  // of them by Stage, and not over
-	filling   *group
-	spare     *group
-	recent    *segment.Recent // frames in memory: those that fill, and those written last
-	committer committer
-	roomy     *sync.Cond // on mu: filling has room again, or the store ends
-	phase     phase
-	failure   error         // why the store latched
-	ended     chan struct{} // closed when phase leaves running for closing or failed
-	idle      chan struct{} // closed when out is 0 while the store is shutting down
-	damaged   map[uint64]error
-	suspended int   // queues that take no mail
-	placed    int64 // bytes of batches that have a place in a group and are not in the log
-	adding    int64 // what those add to the next checkpoint
-	nudged    bool  // the position of the log is to move, see nudge
-	oldest    oldest
+	mu         sync.Mutex
+	table      *state.Table
+	sched      scheduler
+	claims     *claimTable
+	claimed    map[state.Ref]*claim
+	lost       []*claim // of which a frame that is being applied marked something used
+	out        int      // claims that hold a recipient
+	attempts   []*claim // started, and not in the log yet
+	starting   int      // calls that wait for an attempt to be durable
+	consumers  map[*consumer]struct{}
+	wide       map[*consumer]struct{} // those that serve queues they do not name
+	narrow     map[string][]*consumer // the others, by queue
+	single     map[string]*consumer   // of Claim, by queue
+	starved    bool                   // a consumer waits for room in the claim table
+	applyNow   int64                  // Unix ns, for what is being applied
+	clockPoke  chan struct{}
+	nextID     uint64
+	leased     uint64 // IDs below it may be handed out: durable
+	leasing    uint64 // those that what is in flight leases
+	reserved   reservations
+	keysOut    map[string]uint64    // keys of commits under way, and the IDs they get
+	growing    map[uint64]int       // recipients that messages will have, with what is under way, by ID
+	streams    map[*stream]struct{} // bodies with chunks that no message names yet, and those that are staged
+	staged     int                  // of them by Stage, and not over
+	filling    *group
+	spares     []*group
+	recent     *segment.Recent // frames in memory: those that fill, and those written last
+	committer  committer
+	roomy      *sync.Cond // on mu: filling has room again, or the store ends
+	phase      phase
+	failure    error         // why the store latched
+	ended      chan struct{} // closed when phase leaves running for closing or failed
+	idle       chan struct{} // closed when out is 0 while the store is shutting down
+	damaged    map[uint64]error
+	suspended  int   // queues that take no mail
+	placed     int64 // bytes of batches that have a place in a group and are not in the log
+	adding     int64 // what those add to the next checkpoint
+	nudged     bool  // the position of the log is to move, see nudge
+	nudging    bool  // a group that moves it is in flight
+	forgetting int   // keys that what is in flight drops
+	oldest     oldest
 
 	unaccounted atomic.Int64 // see audit
 	stagedBytes atomic.Int64 // that they have, or were announced with
@@ -102,7 +105,7 @@ type Store struct {
 	commits atomic.Int64
 	shut    atomic.Bool // intake has ended, for Admit
 	limits  groupLimits
-	syncing atomic.Int64 // Unix ns since when a write is under way, or 0
+	syncing [flightsMax]atomic.Int64 // Unix ns since when a write is under way, or 0
 
 	folds      foldState
 	compaction compaction

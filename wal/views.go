@@ -41,7 +41,7 @@ func (s *Store) Stats() Stats {
 	files := s.log.Files()
 	st.Segments, st.DiskBytes, st.UnlinkedBytes = files.Segments, files.Bytes, files.Unlinked
 	st.DiskBytes += claimsSize(s.opt.claims) + s.folds.bytes()
-	if at := s.syncing.Load(); at != 0 {
+	if at := s.syncingSince(); at != 0 {
 		st.SyncingSince = time.Unix(0, at)
 		st.SyncHangs = s.opt.now().Sub(st.SyncingSince) > hangAfter
 	}
@@ -67,7 +67,7 @@ func (s *Store) Admit(size int64) error {
 // admitNow refuses mail for which there is no room, and all mail while a write hangs. placed
 // is what was admitted and is not in the log yet.
 func (s *Store) admitNow(size, placed int64) error {
-	if at := s.syncing.Load(); at != 0 && s.opt.now().UnixNano()-at > int64(hangAfter) {
+	if at := s.syncingSince(); at != 0 && s.opt.now().UnixNano()-at > int64(hangAfter) {
 		return &mailq.FullError{Reason: "a write has hung", Need: size}
 	}
 	return s.admitSpace(size, placed, false)
