@@ -27,10 +27,10 @@ type Room struct{ Table, Body int }
 
 const (
 	// recentSlabs is how many slabs can be found: the one that is laid out in, and those before it.
-	recentSlabs = 4
+	recentSlabs = 3
 	// slabsMax is how many there may be for another one to be held: a reader that takes its
 	// time is served by the device then, rather than by more memory.
-	slabsMax = 5
+	slabsMax = 4
 )
 
 // Slab is memory that frames are laid out in, one behind the other.
