@@ -114,6 +114,7 @@ func TestCompactEmptiesSparseSegments(t *testing.T) {
 // Rule 5.4. A crash at every step of emptying segments: of copying, of the checkpoints, of
 // recycling.
 func TestCase16_CrashAtEveryStepOfEmptyingSegments(t *testing.T) {
+	t.Parallel()
 	everyStep(t, func(s *Store, a *account) error {
 		if err := a.thin(s, "a", 40, 7); err != nil {
 			return err

@@ -152,6 +152,7 @@ func TestScenario_CrashAtEveryStepOfARotation(t *testing.T) {
 
 // Case 16. A crash at each step of checkpoints, of recycling, and of a second life of segments.
 func TestCase16_CrashAtEveryStepOfACompaction(t *testing.T) {
+	t.Parallel()
 	everyStep(t, func(s *Store, a *account) error {
 		for round := range 3 {
 			for i := range 8 {

@@ -89,6 +89,7 @@ func resumes(t *testing.T, s *Store) {
 // What a bounce finds no room for is deferred, which always works, and is tried again when the
 // bounces are out.
 func TestScenario_OnlyBouncesLeftOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, bound := range fullDisks {
 		for _, order := range []string{"in order", "in reverse", "at random"} {
 			t.Run(bound+" "+order, func(t *testing.T) {
@@ -314,6 +315,7 @@ func TestRoomIsCountedOnce(t *testing.T) {
 // Notes do not have the checkpoint outgrow the blocks that are kept for it: on a disk that others
 // have filled every outcome is taken, with its note as far as that goes, and checkpoints are made.
 func TestScenario_NotesOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	scenario(t, func(t *testing.T) {
 		fs, s, sent := filled(t, "disk", 4<<20)
 		watched(t, s)

@@ -58,6 +58,7 @@ type schedConsumer struct {
 }
 
 func TestSchedulerModel(t *testing.T) {
+	t.Parallel()
 	rounds := uint64(12)
 	if testing.Short() {
 		rounds = 3

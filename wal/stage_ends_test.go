@@ -287,6 +287,7 @@ func TestStagedLongerThanASegment(t *testing.T) {
 
 // The longest body that the smallest segments take, and one byte more.
 func TestStagedLongestWithTheSmallestSegments(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("writes 37 MiB into segments of 64 KiB")
 	}

@@ -12,6 +12,7 @@ import (
 // sparse by Options.CompactDead what comes back is what CompactSpace promises, while the store goes on
 // working, and Compact leaves little more than what lives.
 func TestBytesComeBackAsPromised(t *testing.T) {
+	t.Parallel()
 	n := 1_000_000
 	if testing.Short() {
 		n = 20_000

@@ -272,6 +272,7 @@ func (c *clocked) eventually(f func() bool) {
 // A list of 100,000 in one queue is handed out a hundred at a time, to many at once, each
 // recipient to one of them.
 func TestListInParallel(t *testing.T) {
+	t.Parallel()
 	n, workers := 100_000, 16
 	if testing.Short() {
 		n = 5000
