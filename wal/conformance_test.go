@@ -25,14 +25,12 @@ var (
 
 // TestConformance runs the contract of package mailq over real files.
 func TestConformance(t *testing.T) {
-	t.Parallel()
 	mailqtest.Run(t, func(dir string) (mailq.Store, error) { return Open(dir, conformOptions) }, conformCaps)
 }
 
 // TestConformanceCrash runs it over a disk that can be copied at an instant, as SIGKILL
 // would leave it.
 func TestConformanceCrash(t *testing.T) {
-	t.Parallel()
 	var mu sync.Mutex
 	disks := make(map[string]*memdisk.FS)
 	caps := conformCaps
