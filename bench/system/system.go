@@ -85,5 +85,6 @@ type Spec struct {
 
 // All are the systems, the floors last.
 func All() []Spec {
-	return append([]Spec{Mtawal, Pebble, Bbolt, Badger, JetStream, SQLite, EtcdWAL, RaftWAL, Maildir}, floors...)
+	list := append([]Spec{Mtawal, Pebble, Bbolt}, others...)
+	return append(append(list, RaftWAL, Maildir), floors...)
 }

@@ -171,7 +171,7 @@ func TestReopen(t *testing.T) {
 				}
 				q = openQueue(t, s, dir)
 			}
-			if s.Name == JetStream.Name {
+			if s.Name == jetStream {
 				// What a consumer has out comes back when it is asked for, an hour later.
 				// It is not lost: TestKilled counts it.
 				_ = left
@@ -244,7 +244,7 @@ func TestKilled(t *testing.T) {
 				t.Fatal("the process did nothing")
 			}
 			q := openQueue(t, s, dir)
-			if s.Name == JetStream.Name {
+			if s.Name == jetStream {
 				n := 0
 				for _, r := range left {
 					n += r
@@ -337,3 +337,5 @@ func TestGrouper(t *testing.T) {
 		t.Errorf("%d items were committed, want 201", len(seen))
 	}
 }
+
+const jetStream = "nats jetstream"

@@ -1,0 +1,5 @@
+//go:build lean
+
+package system
+
+var others []Spec
