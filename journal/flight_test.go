@@ -218,7 +218,7 @@ func TestNoRoomForTheFirstOfTwo(t *testing.T) {
 	r.open()
 	r.settled()
 	a, b := r.flown(1), r.flown(1)
-	d.Set(faultdisk.Plan{N: 1, Err: syscall.ENOSPC, Only: []disk.Op{disk.OpWriteDurable}})
+	d.Set(faultdisk.Plan{N: 1, Err: syscall.ENOSPC, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
 	if err := r.log.Write(a); !errors.Is(err, disk.ErrNoSpace) {
 		t.Fatalf("on a full disk: %v", err)
 	}

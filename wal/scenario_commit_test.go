@@ -56,7 +56,7 @@ func TestScenario_NothingIsAcknowledgedAfterAFailure(t *testing.T) {
 		fs := faultdisk.New(memdisk.New(memdisk.Config{}))
 		s := started(t, tiny(fs))
 		synctest.Wait() // the segment ahead has its zeros
-		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
 		reached, release := fs.Stall(disk.OpWriteDurable, "seg-")
 		results := make(chan error, 2)
 		post := func() { results <- second(s.Enqueue(context.Background(), letter())) }

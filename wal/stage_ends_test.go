@@ -196,8 +196,8 @@ func TestStagedWhenTheStoreTakesNothing(t *testing.T) {
 		}
 		fs.Set(faultdisk.Plan{})
 		time.Sleep(time.Second)
-		// For ever: zeros of the next segment are written so too.
-		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+		// Not of zeros, which may be written to the next segment at the same time.
+		fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
 		if err := second(s.Enqueue(t.Context(), stagedMail(more))); !errors.Is(err, ErrFailed) {
 			t.Errorf("on a disk that fails: %v", err)
 		}

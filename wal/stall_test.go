@@ -94,7 +94,7 @@ func TestScenario_FailedWriteLatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+	fs.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
 	if _, err := s.Enqueue(ctx, letter()); !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
 		t.Fatalf("the write that failed: %v", err)
 	}
