@@ -299,7 +299,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		from = m.pop(&m.free, 0)
 	}
 	if from != "" {
-		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
+		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
@@ -329,7 +329,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	case from == "":
 		return nil, err
 	}
-	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
+	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
 		err = errors.Join(err, removeIfThere(m.l.dir, from))
 	}
@@ -341,7 +341,7 @@ func (m *maker) makeNew(number uint32) (*segment.Segment, error) {
 	m.hold(m.l.opt.SegmentSize, nil)
 	opt := m.l.opt
 	opt.SegmentSize = m.size()
-	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.waited.Load)
+	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
 		m.hold(-m.l.opt.SegmentSize, nil)
 	}
