@@ -20,7 +20,7 @@ func TestNothingIsLeftInPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	symbols := string(out)
-	if !strings.Contains(symbols, "mtawal/wal.(*Store).commit\n") {
+	if !strings.Contains(symbols, "mtawal/wal.(*Store).commitGroup\n") {
 		t.Fatal("the symbols of the program can't be seen")
 	}
 	for _, s := range []string{"internal/barrier", "wal.(*Store).goOn", "wal.(*ticket).repeats"} {
