@@ -23,6 +23,9 @@ type Draft struct {
 	Spare bool
 	// Shrink: it begins the next segment if that is a smaller one, see Log.Idle.
 	Shrink bool
+	// Opening: it is among the first of an epoch, without which the store does not open. It may
+	// take the last spare file, and Options.Room does not keep it out.
+	Opening bool
 }
 
 // Flight is a frame between Place and Land. The zero value is ready to be placed, and so is
@@ -77,7 +80,7 @@ func (l *Log) Place(d *Draft, f *Flight) error {
 	}
 	if l.refused.Kind == segment.Seal && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) {
 		// It may be on the disk, and what it names is there: so it comes first.
-		if err := l.rotate(d.Kind == segment.Open); err != nil {
+		if err := l.rotate(d.Opening); err != nil {
 			return err
 		}
 	}
@@ -101,7 +104,7 @@ func (l *Log) Place(d *Draft, f *Flight) error {
 			return l.place(d, f)
 		}
 		l.maker.busy()
-		if err := l.rotate(d.Kind == segment.Open); err != nil {
+		if err := l.rotate(d.Opening); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,9 @@ import (
 // of them, and together they take no more than one segment; the oldest go first.
 const cutFiles = 8
 
+// cutLeaves is how many segments Options.Room must have beside a tail for it to be saved.
+const cutLeaves = 8
+
 // cutName is the file for what was cut at a position, in the epoch before.
 type cutName struct {
 	from  segment.Pos
@@ -34,11 +37,16 @@ func parseCutName(name string) (c cutName, ok bool) {
 
 // saveCut copies the torn tail into a file of its own, with room made by dropping older
 // ones; of a tail that is longer than all of the room its beginning. On a disk that is
-// nearly full it is not saved: the space is needed for more.
-func (f *Found) saveCut(most int64) error {
-	name := cutName{f.CutFrom, f.Last.Epoch}
+// nearly full, and where Options.Room has none, it is not saved: the space is needed for more.
+func (f *Found) saveCut(m *maker) (err error) {
+	name, most := cutName{f.CutFrom, f.Last.Epoch}, m.l.opt.SegmentSize
 	size := min(f.CutSize, most)
-	if err := f.dropCuts(name, most-size); err != nil {
+	dropped, err := f.dropCuts(name, most-size)
+	if dropped > 0 {
+		m.hold(dropped, func() { m.others -= dropped })
+		err = errors.Join(err, m.gone("", dropped))
+	}
+	if err != nil {
 		return err
 	}
 	if sp, err := f.dir.Space(); err != nil {
@@ -46,16 +54,21 @@ func (f *Found) saveCut(most int64) error {
 	} else if size > sp.Free/8 {
 		return fmt.Errorf("%w: it would take more than an eighth of what is free", disk.ErrNoSpace)
 	}
-	file, err := f.dir.Create(name.String())
-	if err != nil {
+	takes := (size + int64(f.dir.Block()) - 1) / int64(f.dir.Block()) * int64(f.dir.Block())
+	if err := m.roomFor(takes+cutLeaves*most, false, func() { m.hold(0, func() { m.others += takes }) }); err != nil {
 		return err
 	}
-	err = f.copyCut(file, size)
+	file, err := f.dir.Create(name.String())
 	if err == nil {
-		err = file.Sync()
+		err = f.copyCut(file, size)
+		if err == nil {
+			err = file.Sync()
+		}
+		err = errors.Join(err, file.Close())
 	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		err = errors.Join(err, f.dir.Remove(name.String()))
+	if err != nil {
+		m.hold(takes, func() { m.others -= takes })
+		err = errors.Join(err, m.gone(name.String(), takes))
 	}
 	return err
 }
@@ -77,21 +90,21 @@ func (f *Found) copyCut(to disk.File, size int64) error {
 
 // dropCuts removes saved tails until there is a file less than there may be, and the rest
 // take no more than so many bytes. One of the same name is of an opening that did not
-// come to an end.
-func (f *Found) dropCuts(name cutName, most int64) error {
+// come to an end. dropped is how many bytes they took that went.
+func (f *Found) dropCuts(name cutName, most int64) (dropped int64, err error) {
 	list, err := f.dir.List()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	type saved struct {
 		cutName
-		size int64
+		size, takes int64
 	}
 	var cuts []saved
 	var total int64
 	for _, i := range list {
 		if c, ok := parseCutName(i.Name); ok {
-			cuts = append(cuts, saved{c, i.Size})
+			cuts = append(cuts, saved{c, i.Size, max(i.Size, i.Blocks)})
 			total += i.Size
 		}
 	}
@@ -105,9 +118,9 @@ func (f *Found) dropCuts(name cutName, most int64) error {
 			continue
 		}
 		if err := f.dir.Remove(c.String()); err != nil {
-			return err
+			return dropped, err
 		}
-		n, total = n-1, total-c.size
+		n, total, dropped = n-1, total-c.size, dropped+c.takes
 	}
-	return nil
+	return dropped, nil
 }

@@ -10,7 +10,12 @@ import (
 type Files struct {
 	Segments int   // in the log
 	Bytes    int64 // of all files, those included that wait for a reader or are being made or removed
-	Left     int64 // that can be appended without another block of the disk: the rest of the tail, and files that stand ready
+	// Left can be appended without another block of the disk: the rest of the tail, and files that stand ready. Where
+	// those were made when segments had another size they count as one of this size, or, if they are smaller, which
+	// not every frame fits into, not at all: so what is left is so many segments if it is so many bytes.
+	Left   int64
+	Ahead  int64 // what segments take that were made ahead
+	Others int64 // in Bytes: tails that were cut, and what could not be removed
 	// Unlinked is bytes of files that were removed while they were mapped: none.
 	Unlinked int64
 	// Turn changes with each file that comes to what is left or goes from it. Free space of the
@@ -28,7 +33,7 @@ func (l *Log) Files() Files {
 		f.Segments++
 		f.Bytes += s.Size
 		if n == end.Segment() {
-			f.Left = s.Size - end.Offset()
+			f.Left = min(s.Size-end.Offset(), l.opt.SegmentSize)
 		}
 	}
 	for _, i := range l.retired {
@@ -42,11 +47,14 @@ func (l *Log) Files() Files {
 		ready += d.size
 	}
 	for _, s := range m.ready {
-		ready += s.Size
+		f.Ahead += s.Size
+		if s.Size >= l.opt.SegmentSize {
+			f.Left += l.opt.SegmentSize
+		}
 	}
 	f.Left += ready
-	f.Bytes += ready + m.moving
-	f.Turn, f.Unlinked = m.turn, m.unlinkedBytes()
+	f.Bytes += ready + f.Ahead + m.moving + m.others
+	f.Others, f.Turn, f.Unlinked = m.others, m.turn, m.unlinkedBytes()
 	return f
 }
 

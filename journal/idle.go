@@ -1,6 +1,10 @@
 package journal
 
-import "github.com/mtawal/mtawal/segment"
+import (
+	"errors"
+
+	"github.com/mtawal/mtawal/segment"
+)
 
 // A log that nothing is written to, and in which nothing lives, needs no large segments. While it is
 // idle dead files are removed rather than kept, and the segment that stands ready is replaced by
@@ -60,7 +64,7 @@ func (m *maker) shrink() bool {
 	large := idle > 0 && next != nil && next.Size > idle && next.Number != m.named
 	if large {
 		delete(m.ready, next.Number)
-		m.moving = next.Size
+		m.moving += next.Size
 		m.turn++
 	}
 	m.mu.Unlock()
@@ -72,28 +76,19 @@ func (m *maker) shrink() bool {
 		if name == "" {
 			return false
 		}
-		m.removed(name, removeIfThere(m.l.dir, name))
+		m.removed(name, m.gone(name, m.l.opt.SegmentSize))
 		return true
 	}
 	// No Seal names it, nor can one be on the disk that was refused. Its name is durably gone before another segment gets it.
-	err := next.Release()
-	if err == nil {
-		err = removeIfThere(m.l.dir, segment.Name(next.Number))
-	}
-	if err == nil {
-		err = syncNames(m.l.dir)
-		m.lost(err)
-	}
-	m.removed(segment.Name(next.Number), err)
+	m.removed(segment.Name(next.Number), errors.Join(next.Release(), m.gone(segment.Name(next.Number), next.Size)))
 	return true
 }
 
 func (m *maker) removed(name string, err error) {
 	if err != nil {
-		m.l.opt.Logger.Warn("a file that an idle log does not need could not be removed", "file", name, "err", err)
+		m.l.opt.Logger.Warn("a file that the log does not need could not be removed", "file", name, "err", err)
 	}
 	m.mu.Lock()
-	m.moving = 0
 	m.moved.Broadcast()
 	m.mu.Unlock()
 }

@@ -24,9 +24,11 @@ type Options struct {
 	NoSync      bool         // write into the page cache only: durable against a kill, not a power cut
 	Logger      *slog.Logger // not nil
 	Now         func() int64 // Unix ns
-	// Room says whether a log whose files have so many bytes may take so many more for another
-	// segment: else an error that is disk.ErrNoSpace. nil: always.
-	Room func(have, more int64) error
+	// Room says whether the log may take so many more bytes of the disk: else an error that is
+	// disk.ErrNoSpace. have is what its files take; it may be asked where locks of the log may be taken.
+	// If it may, take is called, which counts them, before anybody else is told what there is. last: what is
+	// appended waits for it, and no spare file is left for that. nil: always.
+	Room func(have func() int64, more int64, last bool, take func()) error
 	// Recent holds the frames that were laid out in one of its slabs once they are written, for
 	// readers. It may be nil.
 	Recent *segment.Recent
@@ -104,11 +106,6 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 			return nil, fmt.Errorf("syncing %s: %w", f.dir.Path(), err)
 		}
 	}
-	if f.CutSize > 0 {
-		if err := f.saveCut(opt.SegmentSize); err != nil {
-			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
-		}
-	}
 	ready := make(map[uint32]*segment.Segment)
 	for n, s := range f.segments {
 		if n > f.End.Segment() {
@@ -120,6 +117,11 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 	}
 	if err := newMaker(l, f.dead, ready); err != nil {
 		return nil, err
+	}
+	if f.CutSize > 0 {
+		if err := f.saveCut(l.maker); err != nil {
+			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
+		}
 	}
 	f.segments = nil // they are the log's now
 	return l, nil

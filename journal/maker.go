@@ -42,7 +42,9 @@ type maker struct {
 	dead     []deadFile // segment files waiting to be renamed
 	free     []string   // files that may be written over, in their order of preference from the end
 	spare    []string   // files that were allocated ahead and never written
-	moving   int64      // bytes of files that are being made or removed
+	moving   int64      // bytes of files that are being made, or whose removal is not durable yet
+	halfway  int64      // those of them that are under the name of next, which could not be made durable: it is renamed over
+	others   int64      // of tails that were cut, and of files that could not be removed
 	turn     uint64     // see Files
 	spares   uint32     // number of the last one made
 	tried    bool       // there was no room for another one
@@ -75,7 +77,11 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	if err != nil {
 		return fmt.Errorf("listing %s: %w", l.dir.Path(), err)
 	}
+	removed := false
 	for _, f := range list {
+		if _, ok := parseCutName(f.Name); ok {
+			m.others += max(f.Size, f.Blocks)
+		}
 		if n, ok := segment.ParseName(f.Name); ok && slices.Contains(dead, n) {
 			m.dead = append(m.dead, deadFile{number: n, size: f.Size})
 		}
@@ -97,6 +103,13 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 			if err := l.dir.Remove(f.Name); err != nil {
 				return fmt.Errorf("removing what a crash left: %w", err)
 			}
+			removed = true
+		}
+	}
+	if removed {
+		// Their room is built on next: they must not come back beside what is made of it.
+		if err := l.dir.Sync(); err != nil {
+			return fmt.Errorf("removing what a crash left: %w", err)
 		}
 	}
 	l.maker = m // it asks the log how much it has
@@ -200,11 +213,15 @@ func (m *maker) run() {
 			m.lost(err)
 			m.mu.Lock()
 			m.err = err
-			m.moving = 0
-			m.turn++
-			if err == nil {
+			switch {
+			case err == nil:
 				m.ready[number] = s
+				m.moving -= m.l.opt.SegmentSize + m.halfway
+				m.halfway = 0
+			case errors.Is(err, errNames):
+				m.halfway += m.l.opt.SegmentSize
 			}
+			m.turn++
 			m.moved.Broadcast()
 			m.mu.Unlock()
 		}
@@ -235,9 +252,10 @@ func syncNames(dir disk.Dir) error {
 
 // collect takes the final names off dead segments, the first ones of the list: kept for
 // another life as far as the pool goes, removed beyond it. A failure leaves a dead segment under
-// its name, which is harmless: it is known as dead at the next opening too.
+// its name, which is harmless: it is known as dead at the next opening too. It counts until then.
 func (m *maker) collect(dead []deadFile) {
 	var kept, others []string // under names that may be removed
+	var removed, stuck int64  // bytes of files
 	for _, d := range dead {
 		m.mu.Lock()
 		keep := len(m.free)+len(kept) < m.l.opt.PoolMax && d.size == m.l.opt.SegmentSize && m.small == 0
@@ -247,8 +265,8 @@ func (m *maker) collect(dead []deadFile) {
 		switch {
 		case !keep && !m.l.opt.Scrub:
 			m.hold(d.size, func() { m.drop(d); m.unlinked(d.seg) })
+			removed += d.size
 			err = m.l.dir.Remove(name)
-			m.hold(-d.size, nil)
 		default:
 			if err = m.l.dir.Rename(name, to); err != nil {
 				break
@@ -256,10 +274,13 @@ func (m *maker) collect(dead []deadFile) {
 			if keep {
 				kept = append(kept, to)
 			} else {
+				m.hold(d.size, func() { m.drop(d) })
+				removed += d.size
 				others = append(others, to)
 			}
 		}
 		if err != nil {
+			stuck += d.size
 			m.l.opt.Logger.Warn("a dead segment could not be taken out of the log", "file", name, "err", err)
 		}
 	}
@@ -274,9 +295,11 @@ func (m *maker) collect(dead []deadFile) {
 	for _, d := range dead {
 		m.drop(d)
 	}
+	m.moving -= removed // durably gone
 	if err == nil {
 		m.free = append(m.free, kept...)
 	}
+	m.others += stuck
 	m.turn++
 	m.mu.Unlock()
 	if err != nil {
@@ -304,10 +327,9 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 			return s, err
 		}
 		// It is in nobody's way if it can't be removed either; the next opening tries again.
-		m.l.opt.Logger.Info("a dead segment is not recycled but removed", "file", from, "err", err, "removing", removeIfThere(m.l.dir, from))
-		m.hold(-m.l.opt.SegmentSize, nil)
+		m.l.opt.Logger.Info("a dead segment is not recycled but removed", "file", from, "err", err, "removing", m.gone(from, m.l.opt.SegmentSize))
 	}
-	err := m.room()
+	err := m.room(false)
 	if err == nil {
 		s, err2 := m.makeNew(number)
 		if err = err2; err == nil || errors.Is(err, errNames) {
@@ -323,29 +345,54 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 	from = m.pop(&m.spare, b2i(!last))
 	switch {
 	case from == "" && last:
-		// The frame that begins an epoch is not kept out by a bound of our own: files that came
-		// back with a crash count in it, and go once the store is open.
+		// What begins an epoch is not kept out by a bound of our own, which may be another than that of
+		// the epoch before: what is above it goes once the store is open.
+		m.hold(m.l.opt.SegmentSize, nil)
 		return m.makeNew(number)
 	case from == "":
-		return nil, err
+		if err := m.room(m.waited.Load()); err != nil {
+			return nil, err
+		}
+		return m.makeNew(number)
 	}
 	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
-		err = errors.Join(err, removeIfThere(m.l.dir, from))
+		err = errors.Join(err, m.gone(from, m.l.opt.SegmentSize))
 	}
 	return s, err
 }
 
-// makeNew makes the segment with a number from nothing.
+// makeNew makes the segment with a number from nothing. Its bytes are counted already.
 func (m *maker) makeNew(number uint32) (*segment.Segment, error) {
-	m.hold(m.l.opt.SegmentSize, nil)
 	opt := m.l.opt
 	opt.SegmentSize = m.size()
 	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
-		m.hold(-m.l.opt.SegmentSize, nil)
+		// What it had made by then, it has removed.
+		err = errors.Join(err, m.gone("", m.l.opt.SegmentSize))
 	}
 	return s, err
+}
+
+// gone removes a file, where there is a name, whose bytes count as moving, and counts them no more when
+// that is durable: before, a crash would bring it back beside what was made in its room. One that can't be
+// removed counts until the next opening tries again.
+func (m *maker) gone(name string, bytes int64) (err error) {
+	if name != "" {
+		err = removeIfThere(m.l.dir, name)
+	}
+	others := int64(0)
+	if err != nil {
+		others = bytes
+	} else if err = syncNames(m.l.dir); err != nil {
+		m.lost(err)
+	}
+	m.mu.Lock()
+	m.moving -= bytes
+	m.others += others
+	m.turn++
+	m.mu.Unlock()
+	return err
 }
 
 // pop takes a file off a list of more than least. It counts as moving from then on.
@@ -358,17 +405,22 @@ func (m *maker) pop(list *[]string, least int) string {
 	}
 	name := (*list)[n-1]
 	*list = (*list)[:n-1]
-	m.moving = m.l.opt.SegmentSize
+	m.moving += m.l.opt.SegmentSize
 	m.turn++
 	return name
 }
 
-// room asks whether the log may take another segment's worth of the disk.
-func (m *maker) room() error {
+// room asks whether the log may take another segment's worth of the disk. If so it counts as moving.
+func (m *maker) room(last bool) error {
+	return m.roomFor(m.l.opt.SegmentSize, last, func() { m.hold(m.l.opt.SegmentSize, nil) })
+}
+
+func (m *maker) roomFor(bytes int64, last bool, take func()) error {
 	if m.l.opt.Room == nil {
+		take()
 		return nil
 	}
-	return m.l.opt.Room(m.l.Files().Bytes, m.l.opt.SegmentSize)
+	return m.l.opt.Room(func() int64 { return m.l.Files().Bytes }, bytes, last, take)
 }
 
 var errNotOurs = errors.New("of another size or shared with somebody, so it is not written over")

@@ -122,6 +122,7 @@ func (r *rig) resume(rec *recovered) {
 	}
 	r.frames = rec.headers
 	d := record(segment.Open, segment.OpenSize, func(b []byte, back int64) { segment.PutOpen(b, back, segment.OpenInfo{Cut: rec.CutSize}) })
+	d.Opening = true
 	r.append(d)
 }
 

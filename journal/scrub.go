@@ -9,7 +9,8 @@ import (
 
 // scrub writes zeros over dead segments, whose final names are durably gone: before they get
 // another life, and before they are removed. It returns those that were kept and wiped. A crash in
-// between leaves a file that the next opening wipes, if it is told to, and removes.
+// between leaves a file that the next opening wipes, if it is told to, and removes. When it returns nil
+// those that were removed are durably gone.
 func (m *maker) scrub(kept, others []string) (wiped []string, err error) {
 	for i, name := range append(kept[:len(kept):len(kept)], others...) {
 		err := wipe(m.l.dir, name)
@@ -22,7 +23,11 @@ func (m *maker) scrub(kept, others []string) (wiped []string, err error) {
 		}
 		if err := removeIfThere(m.l.dir, name); err != nil {
 			m.l.opt.Logger.Warn("a dead segment could not be removed", "file", name, "err", err)
+			m.hold(0, func() { m.others += m.l.opt.SegmentSize })
 		}
+	}
+	if len(wiped) < len(kept)+len(others) {
+		return wiped, syncNames(m.l.dir)
 	}
 	return wiped, nil
 }

@@ -42,13 +42,7 @@ func (m *maker) addSpare() bool {
 		if name == "" {
 			return false
 		}
-		if err := removeIfThere(m.l.dir, name); err != nil {
-			m.l.opt.Logger.Warn("a spare file could not be given back", "file", name, "err", err)
-		}
-		m.mu.Lock()
-		m.moving = 0
-		m.moved.Broadcast()
-		m.mu.Unlock()
+		m.removed(name, m.gone(name, m.l.opt.SegmentSize))
 		return true
 	case have == keep, tried:
 		return false
@@ -57,33 +51,40 @@ func (m *maker) addSpare() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.moved.Broadcast()
-	m.moving = 0
-	m.turn++
 	if err != nil {
 		// A reserve that there is no room for is asked for again at the next look.
 		m.tried = true
 		m.l.opt.Logger.Debug("no spare file", "err", err)
 		return false
 	}
+	m.moving -= m.l.opt.SegmentSize
+	m.turn++
 	m.spare = append(m.spare, name)
 	return true
 }
 
 func (m *maker) newSpare() (string, error) {
-	if err := m.room(); err != nil {
+	if err := m.room(false); err != nil {
 		return "", err
 	}
 	m.mu.Lock()
-	m.moving = m.l.opt.SegmentSize
 	m.spares++
 	name := fmt.Sprintf("%s%08x", sparePrefix, m.spares)
 	m.mu.Unlock()
+	err := m.fillSpare(name)
+	if err != nil {
+		err = errors.Join(err, m.gone(name, m.l.opt.SegmentSize))
+	}
+	return name, err
+}
+
+func (m *maker) fillSpare(name string) error {
 	if err := removeIfThere(m.l.dir, name); err != nil {
-		return "", err
+		return err
 	}
 	f, err := m.l.dir.Create(name)
 	if err != nil {
-		return "", err
+		return err
 	}
 	err = f.Allocate(m.l.opt.SegmentSize)
 	if err == nil && !barrier.Gone(barrier.SpareSync) {
@@ -93,10 +94,7 @@ func (m *maker) newSpare() (string, error) {
 	if err == nil && !barrier.Gone(barrier.SpareSync) {
 		err = m.l.dir.Sync()
 	}
-	if err != nil {
-		return "", errors.Join(err, removeIfThere(m.l.dir, name))
-	}
-	return name, nil
+	return err
 }
 
 // mayKeep reports whether a spare file of an earlier opening is as one of this would be.

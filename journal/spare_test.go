@@ -30,13 +30,13 @@ func (r *rig) reserve(files int) {
 }
 
 // room sets Options.Room of a log that is settled.
-func (r *rig) room(f func(int64, int64) error) {
+func (r *rig) room(f func(func() int64, int64, bool, func()) error) {
 	r.settled()
 	r.log.opt.Room = f
 }
 
 // noRoom is an Options.Room that refuses.
-func noRoom(int64, int64) error { return disk.ErrNoSpace }
+func noRoom(func() int64, int64, bool, func()) error { return disk.ErrNoSpace }
 
 // appendUntilFull appends frames of one block until there is no room for a segment.
 func (r *rig) appendUntilFull() int {
@@ -127,8 +127,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// Where no spare file is left and a bound of our own leaves no room, as with files that came
-// back with a crash, the frame that begins an epoch is written all the same; only the disk can refuse it.
+// Where no spare file is left and a bound of our own leaves no room, as one that is smaller than it was
+// before, the frame that begins an epoch is written all the same; only the disk can refuse it.
 func TestOpenFrameIsAboveOurOwnBound(t *testing.T) {
 	r := newRig(t)
 	r.put(1)

@@ -109,9 +109,9 @@ func (s *Store) admitBatch(t *ticket) error {
 		size = int64(t.chunk.length)
 	}
 	if len(t.settle) > 0 || t.replaces || len(t.moves) > 0 || t.chunk != nil && t.chunk.bounce {
-		return s.admitSpace(size, s.placed, true)
+		return s.admitSpace(size, s.placed, s.adding+t.growth(), true)
 	}
-	return s.admitNow(size, s.placed)
+	return s.admitNow(size, s.placed, s.adding+t.growth())
 }
 
 // makeRoom reports whether the group that fills takes so much more, after making a

@@ -22,16 +22,11 @@ const (
 	flightsMax = 2
 	// retryFull is how often a write is tried again on a full disk.
 	retryFull = 50 * time.Millisecond
-	// waitBound is how long what is appended waits for room within MaxBytes.
-	waitBound = 10 * time.Second
 )
 
 // placeFrame gives the frame of a group its place in the log, tried again and again while the disk is full,
 // with intake shut, until there is room or the store closes. In between a checkpoint
 // may ask for a Marker in front of it: it is what may give room back.
-//
-// What is appended was admitted. So where only MaxBytes is in the way, as it may be when files came
-// back with a crash, it gives way by a segment after waitBound: they go by what is appended.
 func (s *Store) placeFrame(g *group) error {
 	if !g.hasFrame() {
 		return nil
@@ -39,9 +34,7 @@ func (s *Store) placeFrame(g *group) error {
 	d := journal.Draft{Kind: g.kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
 	d.Spare = g.nudge && g.kind == segment.Marker
 	d.Shrink = d.Spare && s.space.idle.Load()
-	defer s.space.beyond.Store(false)
-	for tries := 0; ; tries++ {
-		s.space.beyond.Store(tries > int(waitBound/retryFull))
+	for {
 		s.syncing[g.slot].Store(s.opt.now().UnixNano())
 		err := s.log.Place(&d, &g.flight)
 		if err == nil || !errors.Is(err, disk.ErrNoSpace) {

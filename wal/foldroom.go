@@ -28,7 +28,9 @@ type foldRoom struct {
 	none atomic.Bool  // this platform has none
 	open atomic.Int64 // what was wanted when intake was last open
 
-	of map[string]int64 // for how many bytes, by name of the file; under foldState.mu
+	// Under foldState.mu, by name of the file.
+	of    map[string]int64 // for how many bytes of a checkpoint it has blocks, as far as is known
+	takes map[string]int64 // what it takes of the disk, and what else is no segment: not less than a crash may leave
 }
 
 // foldFiles is how many files there are: the two checkpoints and the one that is written over next.
@@ -59,12 +61,15 @@ func (f *foldState) wanted() int64 {
 func (f *foldState) uncovered(n int64) int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	n = wholeBlocks(n)
 	more := foldFiles * n
-	for _, have := range f.room.of {
-		more -= min(have, n)
+	for name, have := range f.room.of {
+		more -= min(max(have, f.room.takes[name]), n)
 	}
 	return max(more, 0)
 }
+
+func wholeBlocks(n int64) int64 { return (n + disk.Alignment - 1) &^ (disk.Alignment - 1) }
 
 // covered is the size of a checkpoint for which every file holds blocks.
 func (f *foldState) covered() int64 {
@@ -76,14 +81,63 @@ func (f *foldState) covered() int64 {
 	return slices.Min(slices.Collect(maps.Values(f.room.of)))
 }
 
-// bytes is what the files take.
+// bytes is what the files of the store take that are no segments and not the claim table.
 func (f *foldState) bytes() (n int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, have := range f.room.of {
+	for _, have := range f.room.takes {
 		n += have
 	}
 	return n
+}
+
+// count looks what the files take. Those that are gone were durably removed: a crash does not bring back
+// what does not count.
+func (f *foldState) count() error {
+	list, err := f.s.dir.List()
+	if err != nil {
+		return fmt.Errorf("counting files: %w", err)
+	}
+	takes := make(map[string]int64)
+	for _, i := range list {
+		_, ok := checkpoint.ParseName(i.Name)
+		if ok || i.Name == checkpoint.SpareName || i.Name == metaName || i.Name == lockName || strings.HasPrefix(i.Name, checkpoint.TempPrefix) {
+			takes[i.Name] = max(i.Size, i.Blocks)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room.takes = takes
+	return nil
+}
+
+// takesAtLeast has a file count for so many bytes.
+func (f *foldState) takesAtLeast(name string, bytes int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room.takes[name] = max(f.room.takes[name], bytes)
+}
+
+// take does so if there is room for them.
+func (f *foldState) take(name string, bytes int64) bool {
+	s := f.s
+	s.space.taking.Lock()
+	defer s.space.taking.Unlock()
+	free, _ := s.freeBytes(s.log.Files().Bytes)
+	f.mu.Lock()
+	had := f.room.takes[name]
+	f.mu.Unlock()
+	if bytes <= had {
+		return true
+	}
+	f.takesAtLeast(name, bytes)
+	if free-(bytes-had) >= f.uncovered(f.nextSize()) { // of the others
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room.takes[name] = had
+	return false
 }
 
 func (f *foldState) setHolds(name string, bytes int64) {
@@ -124,10 +178,14 @@ func (f *foldState) keepRoomLocked() error {
 		return nil
 	}
 	want := f.wanted()
-	if !r.keep.Load() {
+	switch {
+	case !r.keep.Load():
 		want = 0
+	case !f.s.reserveIsWhole(want):
+		want = min(want, f.nextSize()) // the rest would be taken from what marks need
 	}
 	var errs []error
+	changed, removed := false, false
 	for _, c := range []*checkpoint.File{nil, f.newest, f.older} { // the next one first
 		name, size := checkpoint.SpareName, int64(0)
 		if c != nil {
@@ -138,23 +196,26 @@ func (f *foldState) keepRoomLocked() error {
 		case want == 0 && have > 0 && name == checkpoint.SpareName:
 			errs = append(errs, removeIfThere(f.s.dir, name))
 			f.setHolds(name, 0)
+			changed, removed = true, true
 		case want == 0 && have > size:
 			errs = append(errs, f.change(name, func(d disk.File) error { return d.Truncate(size) }))
 			f.setHolds(name, size)
+			changed = true
 		case have < want:
 			// A little more than is wanted, or each message would have it grow.
 			more := want
-			if !f.s.space.shut.Load() {
-				more += min(want/4, 1<<20)
+			if extra := min(want/4, 1<<20); f.s.plenty(foldFiles * (extra + disk.Alignment)) {
+				more += extra
 			}
-			more = (more + disk.Alignment - 1) &^ (disk.Alignment - 1)
-			if free, _ := f.s.freeBytes(f.s.log.Files().Bytes); free < more-have {
+			more = wholeBlocks(more)
+			if !f.take(name, more) {
 				continue
 			}
+			changed = true
 			err := f.change(name, func(d disk.File) error { return d.Reserve(more) })
 			if errors.Is(err, errors.ErrUnsupported) {
 				r.none.Store(true)
-				return removeIfThere(f.s.dir, checkpoint.SpareName)
+				return errors.Join(removeIfThere(f.s.dir, checkpoint.SpareName), f.s.dir.Sync(), f.count())
 			}
 			if err == nil {
 				f.setHolds(name, more)
@@ -162,6 +223,12 @@ func (f *foldState) keepRoomLocked() error {
 				errs = append(errs, err)
 			}
 		}
+	}
+	if removed {
+		errs = append(errs, f.s.dir.Sync())
+	}
+	if changed {
+		errs = append(errs, f.count())
 	}
 	return errors.Join(errs...)
 }
@@ -217,11 +284,14 @@ func (f *foldState) published(c, oldest *checkpoint.File) error {
 }
 
 // unpublished looks what a checkpoint that was not made has left of the blocks.
-func (f *foldState) unpublished() {
-	list, err := f.s.dir.List()
-	if err != nil || !slices.ContainsFunc(list, func(i disk.Info) bool { return i.Name == checkpoint.SpareName }) {
-		f.setHolds(checkpoint.SpareName, 0)
+func (f *foldState) unpublished() error {
+	err := errors.Join(f.s.dir.Sync(), f.count())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.room.takes[checkpoint.SpareName]; err != nil || !ok {
+		delete(f.room.of, checkpoint.SpareName)
 	}
+	return err
 }
 
 // adoptRoom finds what an earlier opening kept: also as the checkpoint that it did not finish.
@@ -240,14 +310,13 @@ func (f *foldState) adoptRoom() error {
 			half = i
 		}
 	}
-	if half.Name == "" {
-		return nil
+	if half.Name != "" {
+		if err := f.s.dir.Rename(half.Name, checkpoint.SpareName); err != nil {
+			return fmt.Errorf("keeping the room of a checkpoint that was not finished: %w", err)
+		}
+		f.setHolds(checkpoint.SpareName, half.Size+heldBefore)
 	}
-	if err := f.s.dir.Rename(half.Name, checkpoint.SpareName); err != nil {
-		return fmt.Errorf("keeping the room of a checkpoint that was not finished: %w", err)
-	}
-	f.setHolds(checkpoint.SpareName, half.Size+heldBefore)
-	return nil
+	return f.count()
 }
 
 func removeIfThere(d disk.Dir, name string) error {

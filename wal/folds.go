@@ -60,7 +60,7 @@ func infoOf(c *checkpoint.File) CheckpointInfo {
 	return CheckpointInfo{Name: c.Name, Position: c.Pos.String(), Bytes: c.Size, Messages: c.Messages()}
 }
 
-func (f *foldState) init(s *Store, r *recovered) {
+func (f *foldState) init(s *Store, r *recovered) error {
 	f.s, f.newest, f.older = s, r.newest, r.older
 	for _, c := range []*checkpoint.File{r.newest, r.older} {
 		if c != nil {
@@ -70,7 +70,8 @@ func (f *foldState) init(s *Store, r *recovered) {
 	f.wake = make(chan struct{}, 1)
 	f.grown.Store(r.found.ReplayedBytes)
 	f.note(nil) // streams of an earlier opening are garbage
-	f.grew(0, r.tables)
+	f.grew(0, r.growth)
+	return f.adoptRoom()
 }
 
 // note publishes what the checkpoints say.
@@ -171,6 +172,7 @@ func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, grow
 	if err := f.s.log.Sync(to); err != nil {
 		return err // only with NoSync: a checkpoint promises what it folds
 	}
+	f.takesAtLeast(checkpoint.SpareName, f.nextSize()) // which it is not refused: nothing is given back without it
 	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	if errors.Is(err, segment.ErrCorrupt) && f.older != nil {
 		// It may have decayed since the store was opened. What the older one needs is there still.
@@ -178,8 +180,7 @@ func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, grow
 		c, err = checkpoint.Publish(f.s.dir, f.older, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	}
 	if err != nil {
-		f.unpublished()
-		return fmt.Errorf("checkpoint at %v: %w", to, err)
+		return errors.Join(fmt.Errorf("checkpoint at %v: %w", to, err), f.unpublished())
 	}
 	f.grown.Add(-grown)
 	f.growth.Add(-growth)
@@ -191,17 +192,19 @@ func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, grow
 	if oldest != nil {
 		errs = append(errs, oldest.Close())
 	}
-	errs = append(errs, f.published(c, oldest), f.removeOthers())
+	errs = append(errs, f.published(c, oldest), f.removeOthers(), f.count())
 	return errors.Join(append(errs, f.keepRoomLocked())...)
 }
 
-// removeOthers removes checkpoints that are not one of the two that are kept.
+// removeOthers removes checkpoints that are not one of the two that are kept, durably: what is made in their
+// room must not find them there again.
 func (f *foldState) removeOthers() error {
 	list, err := f.s.dir.List()
 	if err != nil {
 		return err
 	}
 	var errs []error
+	removed := false
 	for _, i := range list {
 		if _, ok := checkpoint.ParseName(i.Name); !ok || i.Name == f.newest.Name || f.older != nil && i.Name == f.older.Name {
 			continue
@@ -209,6 +212,10 @@ func (f *foldState) removeOthers() error {
 		if err := f.s.dir.Remove(i.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("removing an old checkpoint: %w", err))
 		}
+		removed = true
+	}
+	if removed {
+		errs = append(errs, f.s.dir.Sync())
 	}
 	return errors.Join(errs...)
 }

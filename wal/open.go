@@ -149,18 +149,19 @@ func (s *Store) resume(r *recovered) error {
 	s.limits = limitsFor(journal.FrameMax(opt.SegmentSize, int64(s.dir.Block())))
 	s.recent = segment.NewRecent(s.limits.room())
 	opt.Recent = s.recent
-	s.folds.s = s
-	if r.newest != nil {
-		s.folds.size.Store(r.newest.Size)
-	}
-	if err := s.folds.adoptRoom(); err != nil {
+	if err := s.folds.init(s, r); err != nil {
 		return err
 	}
+	s.space.bound.Store(s.opt.MaxBytes)
 	log, err := r.found.Resume(opt)
 	if err != nil {
 		return err
 	}
 	s.log, s.table = log, r.table
+	if err := s.folds.count(); err != nil { // what a crash left is gone
+		return errors.Join(err, log.Close())
+	}
+	s.findBound()
 	s.opt.MaxMessage = min(s.opt.MaxMessage, s.limits.message)
 	s.nextID = max(s.table.Lease, 1)
 	if r.found.CutSize > 0 {
@@ -191,7 +192,6 @@ func (s *Store) resume(r *recovered) error {
 	for range flightsMax {
 		s.spares = append(s.spares, new(group))
 	}
-	s.folds.init(s, r)
 	s.floor.init(s.opt.now(), s.workQueue())
 	s.table.Observer = s
 	s.measure()
@@ -251,7 +251,7 @@ func (s *Store) writeOpen(r *recovered) error {
 		runs[id(ref)] = list
 	}
 	info := segment.OpenInfo{Cut: r.found.CutSize, Clean: r.clean(), Warm: r.warm(), InDoubt: int64(len(refs))}
-	d := journal.Draft{Kind: segment.Open, Records: 1, Lease: s.nextID + leaseBlock,
+	d := journal.Draft{Kind: segment.Open, Records: 1, Lease: s.nextID + leaseBlock, Opening: true,
 		Table: segment.Aligned(openRoom)[:segment.FrameHeaderSize+segment.OpenSize]}
 	segment.PutOpen(d.Table[segment.FrameHeaderSize:], segment.FrameHeaderSize, info)
 	frameMax := int(min(s.log.FrameMax()-1024, segment.TableMax))
@@ -266,7 +266,7 @@ func (s *Store) writeOpen(r *recovered) error {
 		if err := s.table.ApplyFrame(&segment.Frame{FrameHeader: h, Table: d.Table[segment.FrameHeaderSize:]}); err != nil {
 			return err
 		}
-		d = journal.Draft{Kind: segment.Data, Lease: d.Lease, Table: d.Table[:segment.FrameHeaderSize]}
+		d = journal.Draft{Kind: segment.Data, Lease: d.Lease, Opening: true, Table: d.Table[:segment.FrameHeaderSize]}
 		return nil
 	}
 	for _, id := range ids {

@@ -16,11 +16,12 @@ type Options struct {
 	// SegmentSize is the size of new segments in bytes, 64 KiB to 1 GiB, rounded up to
 	// whole blocks. Default 64 MiB. It may change from one opening to the next.
 	SegmentSize int64
-	// MaxBytes bounds what the files of the store take on disk. Intake stops with ErrFull
+	// MaxBytes bounds what the files of the store take on disk, whatever a crash leaves. Intake stops with ErrFull
 	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. So
-	// it is to be well above six times SegmentSize and the 1 MiB of the claim table. After a
-	// crash the store may be above it by a segment, rather than not open or keep waiting what
-	// it had admitted. 0: no bound but the disk.
+	// it is to be well above six times SegmentSize and the 1 MiB of the claim table. A store that
+	// holds more when it is opened, the reserve of six segments included, as it may when MaxBytes is smaller than it
+	// was or SegmentSize is another, takes no mail, goes on with used-marks and deferrals in a reserve
+	// above MaxBytes, and comes to within it as mail is used. 0: no bound but the disk.
 	MaxBytes int64
 	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB. With segments
 	// below 512 KiB it is less, since the list of a body's chunks must fit into one: 31 MiB

@@ -339,6 +339,21 @@ func (t *ticket) growth() (n int64) {
 	return n
 }
 
+// recordGrowth is the growth of the batch that a record of the log was written for, as far as it is
+// that record's.
+func recordGrowth(r segment.Record) (n int64) {
+	if r.MovedFrom() != 0 {
+		return 0
+	}
+	switch r.Kind() {
+	case segment.KindEnqueue, segment.KindRecipients, segment.KindQueue:
+		return int64(len(r))
+	case segment.KindSettle:
+		r.Runs(func(run segment.SettleRun) { n += noteGrowth(&run) })
+	}
+	return n
+}
+
 // noteGrowth is what the note of an outcome adds to the next checkpoint.
 func noteGrowth(r *segment.SettleRun) int64 {
 	if r.Note == nil || r.Result.IsUsed() {

@@ -23,7 +23,7 @@ type recovered struct {
 	older  *checkpoint.File
 	bad    []string        // checkpoint files that are not usable
 	said   []journal.Start // where they say that the log was durable
-	tables int64           // bytes of records that were replayed
+	growth int64           // what was replayed may add to a checkpoint
 	claims claimsFound
 	doubt  map[state.Ref]struct{} // started and not settled
 	notes  []error                // what is wrong with bad
@@ -184,13 +184,15 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 		known.Promise = r.claims.synced
 	}
 	outcomes := r.claims.outcomes()
-	r.tables = 0
+	r.growth = 0
 	found, err := journal.Recover(r.dir, r.uuid, start, known, readOnly, func(f *segment.Frame) error {
 		if err := t.ApplyFrame(f); err != nil {
 			return err
 		}
-		r.tables += int64(f.TableLen)
-		return f.ForEach(outcomes.note)
+		return f.ForEach(func(pos segment.Pos, rec segment.Record) error {
+			r.growth += recordGrowth(rec)
+			return outcomes.note(pos, rec)
+		})
 	})
 	if errors.Is(err, journal.ErrStart) {
 		return fmt.Errorf("%w: %w", errUnusable, err)

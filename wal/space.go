@@ -3,6 +3,7 @@ package wal
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,8 +28,12 @@ const (
 	marksSegments  = 3
 	openSegments   = 1
 	bounceSegments = 2
+	// reserveSegments is all of it.
+	reserveSegments = marksSegments + openSegments + bounceSegments
 	// resumeSegments is the room beyond the reserve at which intake that was shut resumes.
 	resumeSegments = 1
+	// frameSlack is how many blocks a frame takes beyond its bytes, and what the segment keeps.
+	frameSlack = 4
 	// spareFiles of the reserve are blocks that nobody else can take.
 	spareFiles = 4
 
@@ -49,10 +54,10 @@ type diskRoom struct {
 	left    atomic.Int64  // bytes that the log could still take
 	at      atomic.Uint64 // segment.Pos: where it ended
 	reserve atomic.Int64
-	bounded atomic.Bool // by MaxBytes, not by the disk
-	full    atomic.Bool // a write of the log found no room
-	beyond  atomic.Bool // it has waited for long: MaxBytes gives way
-	shut    atomic.Bool // intake ended at the reserve and has not resumed
+	next    atomic.Int64 // size of the next checkpoint that is in it
+	bounded atomic.Bool  // by MaxBytes, not by the disk
+	full    atomic.Bool  // a write of the log found no room
+	shut    atomic.Bool  // intake ended at the reserve and has not resumed
 	// refused is the largest intake that was refused since the last checkpoint.
 	refused atomic.Int64
 	idle    atomic.Bool // the store was empty for a while
@@ -61,19 +66,31 @@ type diskRoom struct {
 	// Of the goroutine that looks.
 	mailAt    time.Time // when there was mail
 	settledAt time.Time // when segments before the tail of an idle store were to go
+
+	bound   atomic.Int64 // MaxBytes, or above it, see findBound
+	looking sync.Mutex   // one look at a time
+	taking  sync.Mutex   // from the answer that there is room until what it is for is counted
 }
 
 // measure looks at the room there is, for Admit, which does no I/O.
 func (s *Store) measure() {
 	sp := &s.space
+	sp.looking.Lock()
+	defer sp.looking.Unlock()
 	end := s.log.End() // first: what is appended meanwhile counts twice rather than never
 	left, bounded := s.lookAtRoom()
-	reserve := (marksSegments+openSegments+bounceSegments)*s.opt.SegmentSize + s.folds.uncovered(s.folds.wanted())
+	next := s.folds.nextSize()
+	reserve := reserveSegments*s.opt.SegmentSize + s.folds.uncovered(s.folds.wanted())
+	above := s.lowerBound(&left, reserve, bounded)
+	sp.next.Store(max(next, s.folds.covered()/2)) // the blocks that are held are for twice that
 	sp.reserve.Store(reserve)
 	sp.bounded.Store(bounded)
 	sp.left.Store(left)
 	sp.at.Store(uint64(end))
-	if left >= reserve+resumeSegments*s.opt.SegmentSize && !sp.full.Load() {
+	switch {
+	case above:
+		sp.shut.Store(true)
+	case left >= reserve+resumeSegments*s.opt.SegmentSize && !sp.full.Load():
 		sp.shut.Store(false)
 		sp.terse.Store(false)
 	}
@@ -98,7 +115,7 @@ func (s *Store) lookAtRoom() (left int64, bounded bool) {
 // much is the log's.
 func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 	free = 1 << 62
-	if most := s.opt.MaxBytes; most > 0 {
+	if most := s.space.bound.Load(); most > 0 {
 		free, bounded = most-bytes-claimsSize(s.opt.claims)-s.folds.bytes(), true
 	}
 	if d, err := s.dir.Space(); err == nil && d.Free < free {
@@ -109,19 +126,24 @@ func (s *Store) freeBytes(bytes int64) (free int64, bounded bool) {
 
 // roomForSegment is journal.Options.Room: no segment is made of the room that the next
 // checkpoint needs beyond the blocks that are kept for it, for without it nothing would ever be
-// given back.
-func (s *Store) roomForSegment(have, more int64) error {
-	free, bounded := s.freeBytes(have)
-	if bounded && s.space.beyond.Load() {
-		return nil // the disk has its say when the file is made
+// given back. Where only MaxBytes is in the way a checkpoint goes above it rather than that what
+// was admitted waits for ever.
+func (s *Store) roomForSegment(have func() int64, more int64, last bool, take func()) error {
+	s.space.taking.Lock()
+	defer s.space.taking.Unlock()
+	free, bounded := s.freeBytes(have())
+	need := more
+	if !last || !bounded || !s.allCameBack() {
+		need += s.folds.uncovered(s.folds.nextSize())
 	}
-	if need := more + s.folds.uncovered(s.folds.nextSize()); free < need {
+	if free < need {
 		what := "the disk"
 		if bounded {
 			what = "MaxBytes"
 		}
 		return fmt.Errorf("%s has %d bytes for a segment that needs %d: %w", what, free, need, disk.ErrNoSpace)
 	}
+	take()
 	return nil
 }
 
@@ -132,13 +154,23 @@ func (s *Store) roomLeft() int64 {
 }
 
 // admitSpace refuses what would eat into the reserve; a bounce only what would leave
-// too little of it for used-marks.
-func (s *Store) admitSpace(size, placed int64, bounce bool) error {
+// too little of it for used-marks. placed is what was admitted and is not in the log yet.
+//
+// What marks need is whole segments, behind the one that the last batch lies in. A frame that finds no place in
+// the tail leaves less of that unused than it has bytes, the blocks apart that it is padded with and that the
+// tail keeps for a Marker and a Seal: so the segments are left if the bytes are, and frameSlack. With one frame
+// on its way before it, both may leave the rest of a segment: then so many bytes as that has must be left as well.
+//
+// growth is what those and this add to the next checkpoint: it takes room in each of its files.
+func (s *Store) admitSpace(size, placed, growth int64, bounce bool) error {
 	sp := &s.space
 	left, reserve := s.roomLeft()-placed, sp.reserve.Load()
+	if grown := s.folds.nextSize() + growth - sp.next.Load(); grown > 0 {
+		reserve += 2 * foldFiles * grown
+	}
 	switch {
 	case sp.full.Load():
-	case bounce && left-size >= reserve-bounceSegments*s.opt.SegmentSize:
+	case bounce && left-size-placed-frameSlack*int64(s.dir.Block()) >= reserve-bounceSegments*s.opt.SegmentSize:
 		return nil
 	case bounce:
 	case left < reserve:
@@ -159,6 +191,27 @@ func (s *Store) fullError(need, free int64) error {
 		why = "MaxBytes"
 	}
 	return &mailq.FullError{Reason: why, Need: need, Free: max(free, 0)}
+}
+
+// plenty reports whether so many bytes, that are for nothing in particular, can be taken while intake goes on.
+func (s *Store) plenty(bytes int64) bool {
+	return !s.space.shut.Load() && s.roomLeft()-bytes >= s.space.reserve.Load()+resumeSegments*s.opt.SegmentSize
+}
+
+// allCameBack reports whether no checkpoint will give anything back: both start in the tail.
+func (s *Store) allCameBack() bool {
+	f := &s.folds
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	tail := s.log.End().Segment()
+	return f.sumNew != nil && f.sumNew.Pos.Segment() == tail && f.sumOld != nil && f.sumOld.Pos.Segment() == tail
+}
+
+// reserveIsWhole reports whether all of the reserve is there, with blocks for so many bytes for each
+// checkpoint: then it is no matter whether those are taken.
+func (s *Store) reserveIsWhole(checkpoint int64) bool {
+	left, _ := s.lookAtRoom()
+	return left >= reserveSegments*s.opt.SegmentSize+s.folds.uncovered(checkpoint)
 }
 
 // short reports whether intake is shut, or about to be, for want of room.

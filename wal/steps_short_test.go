@@ -60,7 +60,7 @@ func aShortOfRoom(r *racing) longHistory {
 			short.Add(int64(b2i(s.short())))
 		}
 	}}
-	const size, bounce = 12_000, 40_000
+	const size, bounce = 12_000, 30_000
 	return longHistory{
 		opt: Options{SegmentSize: segment.SizeMin, claims: 256, MaxBytes: 24 * segment.SizeMin, Trace: trace},
 		before: func(b *branch) {

@@ -142,6 +142,8 @@ func accounted(b *branch) {
 		switch {
 		case strings.HasPrefix(i.Name, "seg-"), strings.HasPrefix(i.Name, "free-"):
 			bytes += i.Size
+		case strings.HasPrefix(i.Name, "cut-"):
+			bytes += i.Blocks
 		case strings.HasPrefix(i.Name, "tmp-"):
 			b.fail("%s is left", i.Name)
 		}

@@ -61,16 +61,16 @@ func (s *Store) Admit(size int64) error {
 	if size > s.opt.MaxMessage {
 		return &mailq.LimitError{Field: "Body", Size: size, Max: s.opt.MaxMessage}
 	}
-	return s.admitNow(size, 0)
+	return s.admitNow(size, 0, 0)
 }
 
 // admitNow refuses mail for which there is no room, and all mail while a write hangs. placed
-// is what was admitted and is not in the log yet.
-func (s *Store) admitNow(size, placed int64) error {
+// is what was admitted and is not in the log yet, growth what it and this add to a checkpoint.
+func (s *Store) admitNow(size, placed, growth int64) error {
 	if at := s.syncingSince(); at != 0 && s.opt.now().UnixNano()-at > int64(hangAfter) {
 		return &mailq.FullError{Reason: "a write has hung", Need: size}
 	}
-	return s.admitSpace(size, placed, false)
+	return s.admitSpace(size, placed, growth, false)
 }
 
 // entriesStep is how many messages are looked at under the lock at a time.

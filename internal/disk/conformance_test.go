@@ -300,6 +300,34 @@ func TestAllocate(t *testing.T) {
 	})
 }
 
+// Blocks behind the end of a file are told, and go with Truncate.
+func TestReserve(t *testing.T) {
+	everywhere(t, func(t *testing.T, e env) {
+		f := e.create("a", "abc")
+		blocks := func() int64 {
+			e.ok(f.Sync())
+			list, err := e.dir.List()
+			e.ok(err)
+			if len(list) != 1 || list[0].Size != 3 {
+				t.Errorf("%+v", list)
+			}
+			return list[0].Blocks
+		}
+		err := f.Reserve(1 << 16)
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip(err)
+		}
+		e.ok(err)
+		if n := blocks(); n < 1<<16 {
+			t.Errorf("%d bytes of the disk after %d were reserved", n, 1<<16)
+		}
+		e.ok(f.Truncate(3))
+		if n := blocks(); n >= 1<<16 {
+			t.Errorf("%d bytes of the disk after they were given back", n)
+		}
+	})
+}
+
 func TestMap(t *testing.T) {
 	everywhere(t, func(t *testing.T, e env) {
 		f := e.create("a", "")

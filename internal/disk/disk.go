@@ -61,7 +61,8 @@ type FS interface {
 type Info struct {
 	Name    string
 	Size    int64
-	Regular bool // a regular file, and not a link to one
+	Blocks  int64 // bytes of the disk that it takes, those behind its end included; Size where the platform does not say
+	Regular bool  // a regular file, and not a link to one
 }
 
 // Identity tells one boot and one mount from another: what was only in the page

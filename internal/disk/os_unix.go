@@ -179,7 +179,7 @@ func (d *osDir) List() ([]Info, error) {
 		if err != nil {
 			return nil, PathError("stat", d.join(name), err)
 		}
-		infos = append(infos, Info{Name: name, Size: st.Size, Regular: st.Mode&unix.S_IFMT == unix.S_IFREG})
+		infos = append(infos, Info{Name: name, Size: st.Size, Blocks: st.Blocks * 512, Regular: st.Mode&unix.S_IFMT == unix.S_IFREG})
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 	return infos, nil

@@ -137,7 +137,7 @@ func (d *osDir) List() ([]Info, error) {
 		if err != nil {
 			return nil, PathError("stat", d.join(e.Name()), err)
 		}
-		infos = append(infos, Info{Name: e.Name(), Size: fi.Size(), Regular: fi.Mode().IsRegular()})
+		infos = append(infos, Info{Name: e.Name(), Size: fi.Size(), Blocks: fi.Size(), Regular: fi.Mode().IsRegular()})
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
 	return infos, nil

@@ -86,7 +86,7 @@ func (h *dirHandle) List() ([]disk.Info, error) {
 	}
 	var infos []disk.Info
 	for name, ino := range h.dir.live {
-		infos = append(infos, disk.Info{Name: name, Size: ino.size, Regular: ino.special == ""})
+		infos = append(infos, disk.Info{Name: name, Size: ino.size, Blocks: ino.count() * PageSize, Regular: ino.special == ""})
 	}
 	for path := range h.fs.dirs {
 		if filepath.Dir(path) == h.dir.path && path != h.dir.path {
