@@ -117,13 +117,15 @@ func (s *Store) foldLoop() {
 			return
 		case <-s.folds.wake:
 		}
+		// What was refused until now is for this checkpoint. What is refused while it is made, which does not know the
+		// marks of meanwhile, is for the next: see spaceLoop.
+		refused := s.space.refused.Swap(0)
 		err := s.fold()
-		if err == nil && s.tight() && s.pinnedByOlder() {
+		if err == nil && (s.tight() || s.tightFor(refused)) && s.pinnedByOlder() {
 			if err = s.nudge(); err == nil {
 				err = s.fold()
 			}
 		}
-		s.space.refused.Store(0)
 		if err != nil {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
 			continue

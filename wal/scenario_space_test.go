@@ -430,17 +430,58 @@ func TestScenario_LargeMessageOnceAllIsUsed(t *testing.T) {
 		} else if !errors.Is(err, ErrFull) {
 			t.Fatal(err)
 		}
-		// Once in a while a checkpoint was under way when the first one was refused, and it is
-		// the second refusal that has the dead given back.
-		for try := range 2 {
-			time.Sleep(5 * spaceEvery)
-			_, err := s.Enqueue(t.Context(), m)
-			if err == nil {
-				break
+		time.Sleep(5 * spaceEvery)
+		if _, err := s.Enqueue(t.Context(), m); err != nil {
+			t.Errorf("nothing is live, and there is no room: %v", err)
+		}
+		ended(t, s)
+	})
+}
+
+// What is refused while a checkpoint is made, of which that does not know that all was used meanwhile, has the
+// next one made.
+func TestScenario_RefusedWhileACheckpointIsMade(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := tiny(fs)
+		o.claims, o.MaxBytes = 0, 4<<20
+		s := started(t, o)
+		const large = 200 << 10
+		for n := 0; s.roomLeft()-large >= s.space.reserve.Load(); n++ {
+			posted(t, s, fmt.Sprint("mail ", n, strings.Repeat(" long", 500)))
+		}
+		if err := s.Checkpoint(t.Context()); err != nil { // so that none is due soon
+			t.Fatal(err)
+		}
+		list := inHand(t, s)
+		m := mailing(strings.Repeat("x", large))
+		var once atomic.Bool
+		fs.OnOp(func(op disk.Op, name string) {
+			if !strings.Contains(name, "ckpt") || !slices.Contains(changing, op) || once.Swap(true) {
+				return
 			}
-			if try > 0 || !errors.Is(err, ErrFull) {
-				t.Fatalf("nothing is live, and there is no room: %v", err)
+			for list := range slices.Chunk(list, 400) { // in few frames
+				var b Batch
+				for _, d := range list {
+					b.Settle = append(b.Settle, Settlement{Delivery: d, Outcomes: []Outcome{{Recipient: All, Result: Delivered}}})
+				}
+				if _, err := s.Commit(t.Context(), b); err != nil {
+					t.Error(err)
+				}
 			}
+			if _, err := s.Enqueue(t.Context(), m); !errors.Is(err, ErrFull) {
+				t.Errorf("the test is none: %v", err)
+			}
+		})
+		posted(t, s, "one more") // at a position of its own
+		s.folds.poke()
+		time.Sleep(5 * spaceEvery)
+		fs.OnOp(nil)
+		if !once.Load() {
+			t.Fatal("no checkpoint was made")
+		}
+		if _, err := s.Enqueue(t.Context(), m); err != nil {
+			t.Errorf("one message is live, and there is no room: %v", err)
 		}
 		ended(t, s)
 	})

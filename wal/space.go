@@ -58,7 +58,7 @@ type diskRoom struct {
 	bounded atomic.Bool  // by MaxBytes, not by the disk
 	full    atomic.Bool  // a write of the log found no room
 	shut    atomic.Bool  // intake ended at the reserve and has not resumed
-	// refused is the largest intake that was refused since the last checkpoint.
+	// refused is the largest intake that was refused since the last checkpoint was begun.
 	refused atomic.Int64
 	idle    atomic.Bool // the store was empty for a while
 	terse   atomic.Bool // a note was not kept since intake ended
@@ -222,8 +222,12 @@ func (s *Store) short() bool {
 // tight reports whether a checkpoint is worth it for the room that it may give back: smaller
 // intake than was refused may well be admitted.
 func (s *Store) tight() bool {
-	refused := s.space.refused.Load()
-	return s.short() || refused > 0 && s.roomLeft()-refused < s.space.reserve.Load()
+	return s.short() || s.tightFor(s.space.refused.Load())
+}
+
+// tightFor reports whether intake of that size would be refused.
+func (s *Store) tightFor(refused int64) bool {
+	return refused > 0 && s.roomLeft()-refused < s.space.reserve.Load()
 }
 
 // spaceLoop looks at the disk, keeps the reserve, and asks for checkpoints before they are
