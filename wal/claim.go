@@ -167,6 +167,7 @@ func (c *claim) noteAttempt(g *group) bool {
 	n := 0
 	c.eachRun(wants, func(uint32, uint32) { n++ })
 	if n == 0 {
+		c.durable = c.durable || c.noting == 0 // what was started has ended since
 		return true
 	}
 	table := len(g.table) + n*segment.AttemptSize

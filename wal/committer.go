@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -39,6 +40,7 @@ func (s *Store) run() {
 		case <-s.committer.marker.C:
 			due = true
 		}
+		s.landRest()
 		for {
 			g, end := s.takeGroup(nil, due)
 			if end {
@@ -47,7 +49,7 @@ func (s *Store) run() {
 			if g == nil {
 				break
 			}
-			s.commitGroup(g)
+			s.commitGroup(g, false)
 			due = false
 		}
 	}
@@ -72,7 +74,7 @@ func (s *Store) lead(t *ticket) {
 	// were woken by the commit before, the first of them would go alone.
 	runtime.Gosched()
 	g, _ := s.takeGroup(t, false)
-	if g != nil && s.commitGroup(g) {
+	if g != nil && s.commitGroup(g, true) {
 		s.poke()
 	}
 }
@@ -95,7 +97,7 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 		return nil, false
 	}
 	if !s.hasWork() {
-		end = s.phase >= closing && c.busy == 0
+		end = s.phase >= closing && c.busy == 0 && len(c.flights) == 0
 		if g == nil || !due || len(c.flights) > 0 || !s.wantsMarker() {
 			return nil, end
 		}
@@ -118,12 +120,16 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 	}
 	clear(s.attempts[len(kept):])
 	s.attempts = kept
-	if g.nudge = s.nudged && !s.nudging; g.nudge {
-		s.nudging = true
-	}
 	s.forgetKeys(g)
 	if g.kind = segment.Data; g.empty() {
 		g.kind = segment.Marker
+	}
+	if g.hasFrame() { // else it neither leases IDs nor moves the log
+		g.lease = s.nextID + leaseBlock
+		s.leasing = g.lease
+		if g.nudge = s.nudged && !s.nudging; g.nudge {
+			s.nudging = true
+		}
 	}
 	g.seal(s.recent)
 	// Without a spare one nothing fills until one that is in flight has landed.
@@ -132,17 +138,18 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 		s.fill(s.spares[n-1])
 		s.spares = s.spares[:n-1]
 	}
-	g.lease = s.nextID + leaseBlock
-	s.leasing = g.lease
 	s.roomy.Broadcast()
 	return g, false
 }
 
-// commitGroup has the frame of a group that was taken written, and lands what can land. It reports
-// whether run has something to do.
-func (s *Store) commitGroup(g *group) (more bool) {
+// commitGroup has the frame of a group that was taken written, and lands what can land; with leads
+// no more than that group and those before it. It reports whether run has something to do.
+func (s *Store) commitGroup(g *group, leads bool) (more bool) {
 	g.encoding.Wait()
 	err := s.placeFrame(g)
+	if err != nil && !barrier.Gone(barrier.Latch) {
+		s.log.Abandon(err) // before anybody else places a frame
+	}
 	s.mu.Lock()
 	s.committer.placing = false
 	more = err == nil && s.hasWork()
@@ -153,7 +160,7 @@ func (s *Store) commitGroup(g *group) (more bool) {
 	if err == nil {
 		err = s.writeFrame(g)
 	}
-	return s.land(g, err)
+	return s.land(g, err, leads)
 }
 
 // fill has a group fill. Store.mu is held.

@@ -59,11 +59,15 @@ func (s *Store) writeFrame(g *group) error {
 	for {
 		err := s.log.Write(&g.flight)
 		if err == nil {
-			s.space.full.Store(false)
 			return nil
 		}
 		s.syncing[g.slot].Store(0)
 		if errors.Is(err, disk.ErrNoSpace) {
+			// No Marker can stand in front of it: who waits for one makes do without.
+			s.mu.Lock()
+			s.nudged = false
+			s.roomy.Broadcast()
+			s.mu.Unlock()
 			err = s.waitDisk(err)
 		}
 		if err != nil {
@@ -106,27 +110,62 @@ func (s *Store) syncingSince() int64 {
 
 // land says that the frame of a group was written, or what came of it. Unless somebody else is about
 // it, the caller lands what is next in the log and was written: that may be this group, it may
-// be several, and it may be none. It reports whether run has something to do.
-func (s *Store) land(g *group, err error) (more bool) {
+// be several, and it may be none. With leads it lands none behind this group: its caller has its answer by then.
+// It reports whether run has something to do.
+func (s *Store) land(g *group, err error, leads bool) (more bool) {
+	if err != nil && !errors.Is(err, disk.ErrNoSpace) && !barrier.Gone(barrier.Latch) {
+		s.latch(err) // what is before it in the log may yet land, and nothing else happens
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &s.committer
 	s.syncing[g.slot].Store(0)
 	c.slots[g.slot] = false
 	g.written, g.err = true, err
-	if !c.landing {
-		c.landing = true
-		for len(c.flights) > 0 && c.flights[0].written {
-			s.landFirst()
+	var last *group
+	if leads {
+		last = g
+	}
+	s.landThrough(last)
+	c.busy--
+	return s.canLand() || s.hasWork() || s.phase >= closing
+}
+
+// landRest lands what a caller has left.
+func (s *Store) landRest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.landThrough(nil)
+}
+
+// canLand reports whether there is something to land, and nobody about it. Store.mu is held.
+func (s *Store) canLand() bool {
+	c := &s.committer
+	return !c.landing && len(c.flights) > 0 && c.flights[0].written
+}
+
+// landThrough lands what was written, through a group if it is one of those, unless somebody else
+// is about it. Store.mu is held, and let go of meanwhile.
+func (s *Store) landThrough(last *group) {
+	if !s.canLand() {
+		return
+	}
+	c := &s.committer
+	c.landing = true
+	for len(c.flights) > 0 && c.flights[0].written {
+		g := c.flights[0]
+		if g.hasFrame() {
+			c.last = time.Now() // what has no frame puts no promise off
 		}
-		c.landing = false
-		c.last = time.Now()
-		if !c.placing && len(c.flights) == 0 && s.phase < failed && s.wantsMarker() {
-			s.armMarker(markerAfter)
+		s.landFirst()
+		if g == last {
+			break
 		}
 	}
-	c.busy--
-	return s.hasWork() || s.phase >= closing
+	c.landing = false
+	if !c.placing && len(c.flights) == 0 && s.phase < failed && s.wantsMarker() {
+		s.armMarker(markerAfter)
+	}
 }
 
 // landFirst lands the first frame in flight: it is applied, and all who wait for it are told. Store.mu is
@@ -183,6 +222,7 @@ func (s *Store) apply(g *group) error {
 			return err
 		}
 		f = segment.Frame{FrameHeader: g.flight.Header(), Table: g.table[segment.FrameHeaderSize:]}
+		s.space.full.Store(false)
 		s.commits.Add(1)
 		s.claims.setSynced(f.End())
 		s.applyNow = f.Time

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/internal/disk/faultdisk"
@@ -274,6 +275,76 @@ func TestStartsInFlight(t *testing.T) {
 		}
 		if err := d.SettleAll(t.Context(), Delivered); err != nil {
 			t.Fatal(err)
+		}
+		ended(t, s)
+	})
+}
+
+// What writes no frame leases no IDs: whoever asks for one is not left waiting for it.
+func TestLeaseNeedsAFrame(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		s := started(t, tiny(memdisk.New(memdisk.Config{})))
+		m := mailing("keyed")
+		m.Key = "k"
+		if _, err := s.Enqueue(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // its Marker
+		if _, err := s.Enqueue(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		for range 2*leaseBlock + 2 {
+			s.NewID()
+		}
+		ended(t, s)
+	})
+}
+
+// A write that failed ends the store at once, though one before it hangs: nothing new is taken.
+func TestFailureBehindAWriteThatHangs(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		fails := faultdisk.New(fs)
+		s := started(t, tiny(fails))
+		let := gate(t, fs, 1)
+		first := sent(s, mailing("first"))
+		fails.Set(faultdisk.Plan{N: 1, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
+		next := sent(s, mailing("second"))
+		if err := s.Admit(1); !errors.Is(err, ErrFailed) {
+			t.Errorf("while the first hangs: %v", err)
+		}
+		let()
+		if err := <-first; err != nil {
+			t.Errorf("the first, which was written: %v", err)
+		}
+		if err := <-next; !errors.Is(err, ErrFailed) {
+			t.Errorf("the second: %v", err)
+		}
+	})
+}
+
+// Whoever waits for the log to move does not wait for a write that finds no room.
+func TestNudgeWhileAWriteFindsNoRoom(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fails := faultdisk.New(memdisk.New(memdisk.Config{}))
+		s := started(t, tiny(fails))
+		posted(t, s, "before")
+		fails.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.ENOSPC, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
+		first := sent(s, mailing("finds the disk full"))
+		nudged := make(chan error, 1)
+		go func() { nudged <- s.nudge() }()
+		time.Sleep(time.Second)
+		select {
+		case err := <-nudged:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("the nudge waits for the disk")
+		}
+		fails.Set(faultdisk.Plan{})
+		if err := <-first; err != nil {
+			t.Error(err)
 		}
 		ended(t, s)
 	})

@@ -32,8 +32,9 @@ const (
 	reserveSegments = marksSegments + openSegments + bounceSegments
 	// resumeSegments is the room beyond the reserve at which intake that was shut resumes.
 	resumeSegments = 1
-	// frameSlack is how many blocks a frame takes beyond its bytes, and what the segment keeps.
-	frameSlack = 4
+	// frameSlack is how many blocks a frame, and those in flight before it, take beyond their bytes, and what
+	// the segment keeps.
+	frameSlack = 4 + 2*(flightsMax-1)
 	// spareFiles of the reserve are blocks that nobody else can take.
 	spareFiles = 4
 
@@ -158,8 +159,8 @@ func (s *Store) roomLeft() int64 {
 //
 // What marks need is whole segments, behind the one that the last batch lies in. A frame that finds no place in
 // the tail leaves less of that unused than it has bytes, the blocks apart that it is padded with and that the
-// tail keeps for a Marker and a Seal: so the segments are left if the bytes are, and frameSlack. With one frame
-// on its way before it, both may leave the rest of a segment: then so many bytes as that has must be left as well.
+// tail keeps for a Marker and a Seal: so the segments are left if the bytes are, and frameSlack. With frames
+// on their way before it, each may leave the rest of a segment: then so many bytes as they have must be left as well.
 //
 // growth is what those and this add to the next checkpoint: it takes room in each of its files.
 func (s *Store) admitSpace(size, placed, growth int64, bounce bool) error {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// direct is a second descriptor of a file, with O_DIRECT, for durable writes past the page
+// direct is further descriptors of a file, with O_DIRECT, for durable writes past the page
 // cache: they save the copy into it, and large ones are twice as fast for it. The kernel
 // drops the pages of the range before and after the write, so mappings and reads see what was
 // written once it has returned (open(2), and iomap in the kernel's documentation of file systems).
@@ -21,13 +21,18 @@ type direct struct {
 	last *directs // nil: such writes are not wanted
 
 	mu      sync.Mutex
-	f       *os.File
-	refused bool // this file can't be had, or does not take what was aligned
+	idle    []*os.File // that no write is using
+	age     int        // grows when they are dropped: those that are out are closed when they come back
+	refused bool       // this file can't be had, or does not take what was aligned
 	closed  bool
 }
 
-// directs is the one file of a directory that has such a descriptor: a log writes to one
-// segment at a time, and each that it has sealed would hold one to its end.
+// directMax is how many descriptors are kept. Each write has one to itself: where a page can't be dropped the
+// kernel writes it through the cache, and says of a failure there once for a descriptor.
+const directMax = 2
+
+// directs is the one file of a directory that has such descriptors: a log writes to one
+// segment at a time, and each that it has sealed would hold them to its end.
 type directs struct{ atomic.Pointer[direct] }
 
 // of is for a file that was opened. inPlace says that it may be written to, and is in place.
@@ -44,54 +49,67 @@ func (d *direct) writeDurable(of *os.File, off int64, bufs [][]byte) (tried bool
 	if d.last == nil || !alignedFor(off, bufs) {
 		return false, nil
 	}
-	for {
-		f, err := d.open(of)
-		if f == nil || err != nil {
-			return err != nil, err
-		}
-		err = writeVectors(f, off, bufs, true)
-		switch {
-		case errors.Is(err, fs.ErrClosed): // before a byte was written: for another file, or with this one
-			continue
-		case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-			// A device of larger sectors, say. Nothing is lost: all of it is written again, through the cache.
-			d.refuse()
-			return false, nil
-		}
-		return true, err
+	f, age, err := d.take(of)
+	if f == nil || err != nil {
+		return err != nil, err
 	}
+	err = writeVectors(f, off, bufs, true)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		// A device of larger sectors, say. Nothing is lost: all of it is written again, through the cache.
+		d.giveBack(f, age)
+		d.refuse()
+		return false, nil
+	}
+	d.giveBack(f, age)
+	return true, err
 }
 
-// open returns the descriptor, nil if there can be none.
-func (d *direct) open(of *os.File) (*os.File, error) {
-	f, opened, err := d.have(of)
+// take returns a descriptor for one write, nil if there can be none.
+func (d *direct) take(of *os.File) (f *os.File, age int, err error) {
+	f, age, opened, err := d.have(of)
 	if opened {
 		if before := d.last.Swap(d); before != nil && before != d {
 			_ = before.drop() // all that was written by it is durable
 		}
 	}
-	return f, err
+	return f, age, err
 }
 
-func (d *direct) have(of *os.File) (f *os.File, opened bool, err error) {
+func (d *direct) have(of *os.File) (f *os.File, age int, opened bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return nil, false, fs.ErrClosed
+		return nil, 0, false, fs.ErrClosed
 	}
-	if d.refused || d.f != nil {
-		return d.f, false, nil
+	if d.refused {
+		return nil, 0, false, nil
+	}
+	if n := len(d.idle); n > 0 {
+		f, d.idle = d.idle[n-1], d.idle[:n-1]
+		return f, d.age, false, nil
 	}
 	f, err = reopenDirect(of, unix.O_RDWR)
 	if errors.Is(err, fs.ErrClosed) {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	if err != nil { // no O_DIRECT on this file system, or no /proc
 		d.refused = true
-		return nil, false, nil
+		return nil, 0, false, nil
 	}
-	d.f = f
-	return f, true, nil
+	return f, d.age, true, nil
+}
+
+// giveBack takes a descriptor back after its write.
+func (d *direct) giveBack(f *os.File, age int) {
+	d.mu.Lock()
+	keep := age == d.age && !d.closed && len(d.idle) < directMax
+	if keep {
+		d.idle = append(d.idle, f)
+	}
+	d.mu.Unlock()
+	if !keep {
+		_ = f.Close() // all that was written by it is durable, or its error was told
+	}
 }
 
 func (d *direct) refuse() {
@@ -101,19 +119,20 @@ func (d *direct) refuse() {
 	_ = d.drop() // what it wrote is written again
 }
 
-// drop closes the descriptor. A write that is under way keeps it until it returns.
+// drop closes the descriptors. A write that is under way keeps its own until it returns.
 func (d *direct) drop() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.f == nil {
-		return nil
+	list := d.idle
+	d.idle, d.age = nil, d.age+1
+	d.mu.Unlock()
+	var errs []error
+	for _, f := range list {
+		errs = append(errs, f.Close())
 	}
-	f := d.f
-	d.f = nil
-	return f.Close()
+	return errors.Join(errs...)
 }
 
-// close closes the descriptor; no other is opened.
+// close closes the descriptors; no other is opened.
 func (d *direct) close() error {
 	if d.last == nil {
 		return nil

@@ -35,7 +35,7 @@ func directIn(t *testing.T, d *osDir) (n int) {
 	return n
 }
 
-// The file that was written last has a second descriptor, and no other has: a log keeps many
+// The file that was written last has descriptors for it, and no other has: a log keeps many
 // segments open. Writes to several files at a time go on all the same.
 func TestOneDirectDescriptorOfADirectory(t *testing.T) {
 	d := mountImage(t, "ext4", 16<<20)

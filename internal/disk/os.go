@@ -81,6 +81,10 @@ type osFile struct {
 	f      *os.File // its name is the path
 	name   string
 	direct direct
+	// cached is held by a durable write through the page cache. The kernel says once for a descriptor that
+	// pages could not be written (file_check_and_advance_wb_err): of two that sync at the same time one
+	// would hear of the other's failure, and the other of nothing.
+	cached sync.Mutex
 }
 
 func (o *osFile) Name() string { return o.name }
@@ -107,6 +111,8 @@ func (o *osFile) WriteDurable(off int64, bufs ...[]byte) error {
 	if tried, err := o.direct.writeDurable(o.f, off, bufs); tried {
 		return o.err("write durably", err)
 	}
+	o.cached.Lock()
+	defer o.cached.Unlock()
 	return o.err("write durably", writeDurable(o.f, off, bufs))
 }
 
