@@ -40,6 +40,6 @@ var watchers = map[barrier.Barrier]watcher{
 	barrier.SpareTaken:       {"wal", "^TestScenario_CrashAtEveryStepOfHoldingBlocks$"},
 	barrier.SpareSync:        {"journal", "^TestSpareFilesAreDurable$"},
 	barrier.ScrubSync:        {"wal", "^TestScenario_CrashAtEveryStepOfScrubbing$"},
-	barrier.ScrubLeft:        {"wal", "^TestScenario_CrashAtEveryStepOfScrubbing$"},
+	barrier.ScrubLeft:        {"journal", "^TestScrubWipesWhatACrashLeft$"},
 	barrier.Unmap:            {"wal", "^TestScenario_CrashAtEveryStepOfGivingSegmentsBack$"},
 }
