@@ -15,11 +15,6 @@ const (
 	// folios, theirs is the size of the write that made them, and each commit into a folio of
 	// 2 MiB costs a walk over 512 blocks of it.
 	zeroStepCached = 64 << 10
-	// zerosUpTo is the length of frames above which zeros do not pay. To convert an extent takes as long
-	// as to write so many bytes, and zeros are bytes that the device writes beside the log's.
-	zerosUpTo = 64 << 10
-	// typicalOver is how many frames the typical length is the mean of, the last ones most.
-	typicalOver = 16
 )
 
 // zeros is what new files are filled with. Nobody writes to it.
@@ -27,7 +22,8 @@ var zeros = sync.OnceValue(func() []byte { return segment.Aligned(zeroStep) })
 
 // fillNew allocates a new file and writes zeros over it once, so that no later write has to
 // convert an extent, which costs a journal commit each. When hurry says so it leaves the rest
-// as it is.
+// as it is: a log that waits for the file takes in so much at a time that twice the bytes would cost
+// more than the conversions do.
 func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 	if err := f.Allocate(size); err != nil {
 		return err
@@ -43,13 +39,4 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 		}
 	}
 	return nil
-}
-
-// hurry reports whether a new file gets no zeros, or no more of them: the log waits for it, or takes in so much
-// at a time that twice the bytes would cost more than the conversions do.
-func (m *maker) hurry() bool { return m.waited.Load() || m.l.typical.Load() > zerosUpTo }
-
-// noteLength has the typical length of a frame follow that of one that has landed.
-func (l *Log) noteLength(n int64) {
-	l.typical.Store(l.typical.Load() + (n-l.typical.Load())/typicalOver)
 }

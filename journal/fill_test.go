@@ -44,22 +44,6 @@ func TestFillNew(t *testing.T) {
 	}
 }
 
-// Where frames are long, new files get no zeros; where they are short again, they do.
-func TestZerosForShortFrames(t *testing.T) {
-	r := newRig(t)
-	for _, step := range []struct {
-		length int64
-		want   bool
-	}{{block, false}, {zerosUpTo + block, true}, {zerosUpTo - block, false}} {
-		for range 10 * typicalOver {
-			r.log.noteLength(step.length)
-		}
-		if got := r.log.maker.hurry(); got != step.want {
-			t.Errorf("frames of %d bytes: no zeros is %v", step.length, got)
-		}
-	}
-}
-
 func openedOn(t *testing.T, c memdisk.Config) disk.Dir {
 	t.Helper()
 	d, err := memdisk.New(c).OpenDir("/log", true)
