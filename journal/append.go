@@ -190,6 +190,7 @@ func (l *Log) Land(f *Flight) error {
 		l.opt.Recent.Keep(f.slab, h, f.table, f.body)
 	}
 	l.bytes.Add(h.Len)
+	l.noteLength(h.Len)
 	l.end.Store(uint64(h.End()))
 	f.bufs, f.table, f.body, f.slab = [3][]byte{}, nil, nil, nil
 	l.mu.Lock()

@@ -68,6 +68,8 @@ func TestBytesCountUntilTheyAreDurablyGone(t *testing.T) {
 				r.log.Reserve(1) // most are given back
 			}
 			r.settled()
+			mu.Lock()
+			defer mu.Unlock()
 			if images < 100 {
 				t.Errorf("only %d images", images)
 			}

@@ -15,6 +15,10 @@ const (
 	// folios, theirs is the size of the write that made them, and each commit into a folio of
 	// 2 MiB costs a walk over 512 blocks of it.
 	zeroStepCached = 64 << 10
+	// zerosUpTo is the length of frames above which a log that waits for a segment gets it without zeros.
+	zerosUpTo = 2 << 20
+	// typicalOver is how many frames the typical length is the mean of, the last ones most.
+	typicalOver = 16
 )
 
 // zeros is what new files are filled with. Nobody writes to it.
@@ -22,8 +26,7 @@ var zeros = sync.OnceValue(func() []byte { return segment.Aligned(zeroStep) })
 
 // fillNew allocates a new file and writes zeros over it once, so that no later write has to
 // convert an extent, which costs a journal commit each. When hurry says so it leaves the rest
-// as it is: a log that waits for the file takes in so much at a time that twice the bytes would cost
-// more than the conversions do.
+// as it is.
 func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 	if err := f.Allocate(size); err != nil {
 		return err
@@ -39,4 +42,13 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 		}
 	}
 	return nil
+}
+
+// hurry reports whether a new file gets no more zeros: the log waits for it, and frames are so long that twice the
+// bytes would cost more than the conversions do.
+func (m *maker) hurry() bool { return m.waited.Load() && m.l.typical.Load() > zerosUpTo }
+
+// noteLength has the typical length of a frame follow that of one that has landed.
+func (l *Log) noteLength(n int64) {
+	l.typical.Store(l.typical.Load() + (n-l.typical.Load())/typicalOver)
 }

@@ -44,6 +44,25 @@ func TestFillNew(t *testing.T) {
 	}
 }
 
+// A log that waits gets its segment without zeros where frames are long, and with them where they are short.
+func TestZerosForShortFrames(t *testing.T) {
+	r := newRig(t)
+	r.settled()
+	for _, step := range []struct {
+		length int64
+		waits  bool
+		want   bool
+	}{{block, true, false}, {zerosUpTo + 2*block, false, false}, {zerosUpTo + 2*block, true, true}, {zerosUpTo - block, true, false}} {
+		for range 20 * typicalOver {
+			r.log.noteLength(step.length)
+		}
+		r.log.maker.waited.Store(step.waits)
+		if got := r.log.maker.hurry(); got != step.want {
+			t.Errorf("frames of %d bytes, waits %v: no zeros is %v", step.length, step.waits, got)
+		}
+	}
+}
+
 func openedOn(t *testing.T, c memdisk.Config) disk.Dir {
 	t.Helper()
 	d, err := memdisk.New(c).OpenDir("/log", true)

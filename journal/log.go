@@ -65,10 +65,11 @@ type Log struct {
 	sealing Flight // of the Seal
 	zeros   []byte // that frames are padded with where their own memory does not reach
 
-	end    atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
-	bytes  atomic.Int64  // of frames appended since the log was resumed
-	synced atomic.Uint64 // with NoSync: a Pos through which Sync has come
-	maker  *maker
+	end     atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
+	bytes   atomic.Int64  // of frames appended since the log was resumed
+	typical atomic.Int64  // length of a frame, see noteLength
+	synced  atomic.Uint64 // with NoSync: a Pos through which Sync has come
+	maker   *maker
 }
 
 // Resume makes a log that was found ready for appending. What replay accepted

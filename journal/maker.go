@@ -322,7 +322,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		from = m.pop(&m.free, 0)
 	}
 	if from != "" {
-		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
+		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
@@ -355,7 +355,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		}
 		return m.makeNew(number)
 	}
-	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.waited.Load)
+	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
 		err = errors.Join(err, m.gone(from, m.l.opt.SegmentSize))
 	}
@@ -366,7 +366,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 func (m *maker) makeNew(number uint32) (*segment.Segment, error) {
 	opt := m.l.opt
 	opt.SegmentSize = m.size()
-	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.waited.Load)
+	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.hurry)
 	if err != nil && !errors.Is(err, errNames) {
 		// What it had made by then, it has removed.
 		err = errors.Join(err, m.gone("", m.l.opt.SegmentSize))

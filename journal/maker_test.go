@@ -464,7 +464,7 @@ func TestNoSpaceThenTheSameBytes(t *testing.T) {
 		at := r.log.End()
 		f := message(r.next, 10)
 		r.next++
-		d.Set(faultdisk.Plan{N: 1, After: true, Err: disk.ErrNoSpace, Only: []disk.Op{disk.OpWriteDurable}})
+		d.Set(faultdisk.Plan{N: 1, After: true, Err: disk.ErrNoSpace, Only: []disk.Op{disk.OpWriteDurable}, Name: "seg-"})
 		if _, err := r.log.Append(f); !errors.Is(err, disk.ErrNoSpace) {
 			t.Fatal(err)
 		}

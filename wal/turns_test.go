@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,8 +34,15 @@ func (c *clocked) open(fs *memdisk.FS) {
 	c.Store = started(c.t, Options{SegmentSize: 16 << 20, NoSync: true, fs: fs, now: c.now})
 }
 
-func (c *clocked) now() time.Time          { return time.Unix(0, c.at.Load()) }
-func (c *clocked) advance(d time.Duration) { c.at.Add(int64(d)) }
+func (c *clocked) now() time.Time { return time.Unix(0, c.at.Load()) }
+
+// advance moves the clock. A write that is under way would have hung for so long: it waits for it.
+func (c *clocked) advance(d time.Duration) {
+	now := c.at.Add(int64(d))
+	for at := c.syncingSince(); at != 0 && at < now; at = c.syncingSince() {
+		runtime.Gosched()
+	}
+}
 
 // fill enqueues n messages, in few commits.
 func (c *clocked) fill(n int, m func(i int) Message) []ID {
