@@ -2,6 +2,7 @@ package journal
 
 import (
 	"sync"
+	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/segment"
@@ -17,6 +18,9 @@ const (
 	zeroStepCached = 64 << 10
 	// zerosUpTo is the length of frames above which a log that waits for a segment gets it without zeros.
 	zerosUpTo = 2 << 20
+	// zeroRest is how long the maker rests between two steps while there is time: at 100 MB/s a next segment is
+	// there soon enough, and a slow device has room for commits in between.
+	zeroRest = 10 * time.Millisecond
 	// typicalOver is how many frames the typical length is the mean of, the last ones most.
 	typicalOver = 16
 )
@@ -45,8 +49,18 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 }
 
 // hurry reports whether a new file gets no more zeros: the log waits for it, and frames are so long that twice the
-// bytes would cost more than the conversions do.
-func (m *maker) hurry() bool { return m.waited.Load() && m.l.typical.Load() > zerosUpTo }
+// bytes would cost more than the conversions do. As long as there is time it rests first.
+func (m *maker) hurry() bool {
+	if size := m.l.opt.SegmentSize; size >= 8*zeroStep && m.l.End().Offset() < size/2 && !m.waited.Load() {
+		m.mu.Lock()
+		stop := m.stop
+		m.mu.Unlock()
+		if !stop {
+			time.Sleep(zeroRest)
+		}
+	}
+	return m.waited.Load() && m.l.typical.Load() > zerosUpTo
+}
 
 // noteLength has the typical length of a frame follow that of one that has landed.
 func (l *Log) noteLength(n int64) {
