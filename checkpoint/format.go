@@ -159,8 +159,7 @@ func decodeInfo(b []byte) (h Info, err error) {
 
 // frameFits reports whether a frame may stand at from and end at to, in some segment.
 func frameFits(from, to segment.Pos) bool {
-	n := to.Segment()
-	return n > 0 && n <= segment.NumberMax && from.Segment() == n && from < to && (from|to)%segment.AlignmentMin == 0 &&
+	return inLog(to) && from.Segment() == to.Segment() && from < to && (from|to)%segment.AlignmentMin == 0 &&
 		from.Offset() >= segment.AlignmentMin && to.Offset() <= segment.SizeMax
 }
 

@@ -54,7 +54,7 @@ func (f *Found) saveCut(m *maker) (err error) {
 	} else if size > sp.Free/8 {
 		return fmt.Errorf("%w: it would take more than an eighth of what is free", disk.ErrNoSpace)
 	}
-	takes := (size + int64(f.dir.Block()) - 1) / int64(f.dir.Block()) * int64(f.dir.Block())
+	takes := roundUp(size, int64(f.dir.Block()))
 	if err := m.roomFor(takes+cutLeaves*most, false, func() { m.hold(0, func() { m.others += takes }) }); err != nil {
 		return err
 	}

@@ -20,19 +20,30 @@ import (
 
 // gate makes the n-th durable write of the log from now on wait before it does anything, until open is
 // called. Others go on.
-func gate(t *testing.T, fs *memdisk.FS, n int64) (open func()) {
+func gate(t *testing.T, fs *memdisk.FS, n int) (open func()) {
+	return gates(t, fs, n)[0]
+}
+
+// gates does so for several.
+func gates(t *testing.T, fs *memdisk.FS, nth ...int) (open []func()) {
 	var seen atomic.Int64
-	shut := make(chan struct{})
+	shut := make(map[int]chan struct{})
+	for _, n := range nth {
+		c := make(chan struct{})
+		shut[n] = c
+		open = append(open, sync.OnceFunc(func() { close(c) }))
+	}
 	fs.OnOp(func(op disk.Op, name string) {
-		if op == disk.OpWriteDurable && strings.HasPrefix(path.Base(name), "seg-") && seen.Add(1) == n {
-			<-shut
+		if op != disk.OpWriteDurable || !strings.HasPrefix(path.Base(name), "seg-") {
+			return
+		}
+		if c := shut[int(seen.Add(1))]; c != nil {
+			<-c
 		}
 	})
-	open = sync.OnceFunc(func() {
-		fs.OnOp(nil)
-		close(shut)
-	})
-	t.Cleanup(open)
+	for i := range open {
+		t.Cleanup(open[i])
+	}
 	return open
 }
 
@@ -96,7 +107,7 @@ func TestAnswersInOrder(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
 		s := started(t, roomy(fs)) // so that no Seal counts
-		for n := int64(1); n <= 4; n++ {
+		for n := 1; n <= 4; n++ {
 			let := gate(t, fs, n)
 			var tickets []Ticket
 			for i := range 12 {
@@ -112,7 +123,7 @@ func TestAnswersInOrder(t *testing.T) {
 					default:
 					}
 				}
-				if answers != min(i+1, int(n)-1) {
+				if answers != min(i+1, n-1) {
 					t.Fatalf("with write %d held up %d of %d are answered", n, answers, i+1)
 				}
 			}
@@ -248,18 +259,7 @@ func TestStartsInFlight(t *testing.T) {
 			return done
 		}
 		before := s.commits.Load()
-		gates := [2]chan struct{}{make(chan struct{}), make(chan struct{})}
-		let := [2]func(){sync.OnceFunc(func() { close(gates[0]) }), sync.OnceFunc(func() { close(gates[1]) })}
-		t.Cleanup(let[0])
-		t.Cleanup(let[1])
-		var writes atomic.Int64
-		fs.OnOp(func(op disk.Op, name string) {
-			if op == disk.OpWriteDurable && strings.HasPrefix(path.Base(name), "seg-") {
-				if n := writes.Add(1); n <= 2 {
-					<-gates[n-1]
-				}
-			}
-		})
+		let := gates(t, fs, 1, 2)
 		a, b := start(0), start(1)
 		unanswered(t, "the first start", a)
 		let[0]()
@@ -269,7 +269,6 @@ func TestStartsInFlight(t *testing.T) {
 		if err := errors.Join(<-a, <-b); err != nil {
 			t.Error(err)
 		}
-		fs.OnOp(nil)
 		if n := s.commits.Load() - before; n > 2 {
 			t.Errorf("%d commits for two starts", n)
 		}

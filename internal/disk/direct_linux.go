@@ -54,13 +54,12 @@ func (d *direct) writeDurable(of *os.File, off int64, bufs [][]byte) (tried bool
 		return err != nil, err
 	}
 	err = writeVectors(f, off, bufs, true)
+	d.giveBack(f, age)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		// A device of larger sectors, say. Nothing is lost: all of it is written again, through the cache.
-		d.giveBack(f, age)
 		d.refuse()
 		return false, nil
 	}
-	d.giveBack(f, age)
 	return true, err
 }
 
