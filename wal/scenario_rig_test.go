@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -193,7 +194,8 @@ func transplant(t *testing.T, from, to *memdisk.FS, number uint32, off, n int64)
 	}
 }
 
-// files is every file of a double as the process sees it.
+// files is every file of a double as the process sees it. A store at work renames and removes files
+// between the list and the look: then all is listed again.
 func files(t *testing.T, fs disk.FS) map[string]string {
 	t.Helper()
 	d, err := fs.OpenDir(spool, false)
@@ -201,26 +203,39 @@ func files(t *testing.T, fs disk.FS) map[string]string {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	for {
+		all, err := contents(d)
+		if err == nil {
+			return all
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// contents reads every file that a directory lists.
+func contents(d disk.Dir) (map[string]string, error) {
 	list, err := d.List()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	all := make(map[string]string)
 	for _, i := range list {
-		b := make([]byte, i.Size)
 		f, err := d.Open(i.Name, false)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
+		b := make([]byte, i.Size)
 		if _, err := f.ReadAt(b, 0); err != nil && i.Size > 0 {
-			t.Fatal(err)
+			return nil, errors.Join(err, f.Close())
 		}
 		if err := f.Close(); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		all[i.Name] = string(b)
 	}
-	return all
+	return all, nil
 }
 
 // untouched fails if the files of a double are not as they were.
