@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -275,6 +276,7 @@ func TestStagedBodiesInConstantMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ended(t, s)
+	defer debug.SetGCPercent(debug.SetGCPercent(100)) // whatever GOGC says
 	inUse := func() uint64 {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
