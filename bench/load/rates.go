@@ -119,13 +119,13 @@ func (w *rate) round(c *Config, r *running, dev *measure.Counter, count bool) er
 	if _, _, _, err := w.load(r, c.Round/warmPart, ops/warmPart); err != nil {
 		return err
 	}
-	settle()
+	dev.Settle(settleMax)
 	own, before := measure.OwnBytes(), dev.Read()
 	h, bytes, took, err := w.load(r, c.Round, ops)
 	if err != nil {
 		return err
 	}
-	settle() // what is written behind counts too
+	dev.Settle(settleMax) // what is written behind counts too
 	if count && h.Count() > 0 {
 		r.hist.Merge(h)
 		r.row.Rounds = append(r.row.Rounds, report.Round{
@@ -139,8 +139,9 @@ func (w *rate) round(c *Config, r *running, dev *measure.Counter, count bool) er
 	return r.sys.Clear()
 }
 
-// settle gives background work of the round before a moment to end.
-func settle() { time.Sleep(50 * time.Millisecond) }
+// settleMax is how long background work of the round before may take to end: space that is made ahead,
+// tables that are written, files that are removed, of whichever system.
+const settleMax = time.Second
 
 func part(a float64, b int64) float64 {
 	if a < 0 || b == 0 {

@@ -7,12 +7,29 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Counter counts the bytes that a block device was given, by whomever.
 type Counter struct {
 	What string // where the kernel says so
 	Read func() float64
+	// activity changes with every request that changes what is on the device, discards included.
+	activity func() string
+}
+
+// Settle waits until nothing was done to the device for a moment, at most as long as most. What was given
+// to the kernel and not yet to the device may still come.
+func (c *Counter) Settle(most time.Duration) {
+	const step, calm = 5 * time.Millisecond, 50 * time.Millisecond
+	end := time.Now().Add(most)
+	last, since := c.activity(), time.Now()
+	for now := since; now.Sub(since) < calm && now.Before(end); now = time.Now() {
+		time.Sleep(step)
+		if a := c.activity(); a != last {
+			last, since = a, time.Now()
+		}
+	}
 }
 
 const sectorSize = 512 // of the kernel's counters, whatever the device's is
@@ -35,10 +52,17 @@ func CounterFor(dir string) *Counter {
 			return n * sectorSize
 		}
 		if read() >= 0 {
-			return &Counter{file, read}
+			return &Counter{file, read, func() string {
+				b, _ := os.ReadFile(file)
+				f := strings.Fields(string(b))
+				if len(f) < 8 {
+					return ""
+				}
+				return fmt.Sprint(f[4:8], f[min(11, len(f)):]) // writes; discards and flushes, which older kernels do not count
+			}}
 		}
 	}
-	return &Counter{"/proc/self/io", OwnBytes}
+	return &Counter{"/proc/self/io", OwnBytes, func() string { return fmt.Sprint(OwnBytes()) }}
 }
 
 // OwnBytes is what this process caused to be written, in pages that it made dirty or
