@@ -289,11 +289,8 @@ func TestScenario_StreamOfABatchIsHeldUntilItIsApplied(t *testing.T) {
 				var st Staged
 				seen := 0
 				o := tiny(memdisk.New(memdisk.Config{}))
-				o.Trace = &Trace{Durable: func(c CommitInfo) {
-					s.mu.Lock()
-					has := st != nil && len(s.log.Segments()) > 0 && st.(*stream).inBatchNow() && len(st.(*stream).under) == 0
-					s.mu.Unlock()
-					if !has || seen > 0 {
+				o.Trace = &Trace{Durable: func(CommitInfo) {
+					if seen > 0 || !landsNow(s, st) {
 						return
 					}
 					seen++
@@ -322,10 +319,18 @@ func TestScenario_StreamOfABatchIsHeldUntilItIsApplied(t *testing.T) {
 	}
 }
 
-func (st *stream) inBatchNow() bool {
+// landsNow reports whether the batch that takes a body is in the frame that lands.
+func landsNow(s *Store, body Staged) bool {
+	st, _ := body.(*stream)
+	if st == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.inBatch()
+	t, _ := st.user.(*ticket)
+	return t != nil && t.group != nil && t.group == s.committer.flights[0]
 }
 
 // pinnedNow is the segments that open streams hold.
