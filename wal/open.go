@@ -24,10 +24,10 @@ import (
 // not there or empty. When it returns nil, all that had been acknowledged is there,
 // what was started and not settled is in doubt, and both are durable.
 //
-// Errors: ErrLocked if it is open elsewhere; ErrNotStore if the directory holds
-// something else, or a store of which parts are missing; ErrVersion; ErrCorrupt if
-// bytes that had been durable are not there, with nothing touched; those of the
-// file system.
+// Errors: ErrInvalid and ErrTooLarge for options; ErrLocked if it is open elsewhere;
+// ErrNotStore if the directory holds something else, or a store of which parts are
+// missing; ErrVersion; ErrCorrupt if bytes that had been durable are not there, with
+// nothing touched; those of the file system.
 func Open(dir string, o Options) (*Store, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -101,6 +101,9 @@ func ensureStore(d disk.Dir, o *Options) (meta, error) {
 		default:
 			return m, fmt.Errorf("the directory holds %q: %w", f.Name, ErrNotStore)
 		}
+	}
+	if err := o.checkBound(int64(d.Block())); err != nil {
+		return m, err
 	}
 	if err != nil {
 		if m, err = newMeta(); err != nil {

@@ -17,11 +17,14 @@ type Options struct {
 	// whole blocks. Default 64 MiB. It may change from one opening to the next.
 	SegmentSize int64
 	// MaxBytes bounds what the files of the store take on disk, whatever a crash leaves. Intake stops with ErrFull
-	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. So
-	// it is to be well above six times SegmentSize and the 1 MiB of the claim table. A store that
+	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. It resumes when one segment
+	// more is left, and one may be full: so a new store is refused with a *FieldError that says what it needs
+	// if MaxBytes is below eight times SegmentSize, the 1 MiB of the claim table and some 100 KiB; with the default
+	// segments 514 MiB suffices. Mail under way comes on top. A store that
 	// holds more when it is opened, the reserve of six segments included, as it may when MaxBytes is smaller than it
 	// was or SegmentSize is another, takes no mail, goes on with used-marks and deferrals in a reserve
-	// above MaxBytes, and comes to within it as mail is used. 0: no bound but the disk.
+	// above MaxBytes, and comes to within it as mail is used, as far as the reserve lets it. One that is opened with
+	// less than a new one needs says so to Logger, delivers what it holds, and may take no mail. 0: no bound but the disk.
 	MaxBytes int64
 	// MaxMessage is the largest body in bytes, at most 1 GiB. Default 64 MiB. With segments
 	// below 512 KiB it is less, since the list of a body's chunks must fit into one: 31 MiB

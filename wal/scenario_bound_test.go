@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -303,4 +304,104 @@ func boundSeeds(t *testing.T) uint64 {
 		return 5
 	}
 	return 20
+}
+
+// rounds fills the store and settles all of it, again and again, and returns what it took each time.
+func rounds(t *testing.T, s *Store, n int) (took []int) {
+	t.Helper()
+	for range n {
+		mails := 0
+		for ; ; mails++ {
+			_, err := s.Enqueue(t.Context(), mailing(fmt.Sprint("mail ", mails, strings.Repeat(" long", 400))))
+			if errors.Is(err, ErrFull) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, d := range inHand(t, s) {
+			if err := d.SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		took = append(took, mails)
+		time.Sleep(spareIdle + 5*spaceEvery)
+	}
+	return took
+}
+
+// A new store with a MaxBytes that is too small to take mail for long is not made, and one with the least that
+// is said to be needed takes mail again and again.
+func TestScenario_LeastMaxBytes(t *testing.T) {
+	for _, size := range []int64{64 << 10, 256 << 10, 1 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			scenario(t, func(t *testing.T) {
+				o := tiny(memdisk.New(memdisk.Config{}))
+				o.SegmentSize = size
+				least := o.leastBytes(disk.Alignment)
+				for _, o.MaxBytes = range []int64{1, 1000, 6 * size, least - 1} {
+					s, err := Open(spool, o)
+					var field *FieldError
+					if !errors.As(err, &field) || field.Field != "Options.MaxBytes" || !strings.Contains(field.Reason, fmt.Sprint(least)) {
+						t.Fatalf("with MaxBytes %d: %v, %v, want a FieldError that names %d", o.MaxBytes, s, err, least)
+					}
+				}
+				if n := diskTaken(t, o.fs.(*memdisk.FS)); n != 0 {
+					t.Errorf("what was refused takes %d bytes", n)
+				}
+				o.MaxBytes = least
+				s := started(t, o)
+				if took := rounds(t, s, 8); slices.Contains(took, 0) {
+					t.Errorf("with MaxBytes %d it took %v", least, took)
+				}
+				ended(t, s)
+			})
+		})
+	}
+	for _, most := range []int64{1000, 64 << 20, 256 << 20, 384 << 20, 513 << 20} {
+		if _, err := Open(spool, Options{MaxBytes: most, fs: memdisk.New(memdisk.Config{})}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("with the default segments and MaxBytes %d: %v", most, err)
+		}
+	}
+	scenario(t, func(t *testing.T) {
+		ended(t, started(t, Options{MaxBytes: 514 << 20, fs: memdisk.New(memdisk.Config{})}))
+	})
+}
+
+// A store that is there opens with less than a new one needs: it says so and delivers what it holds. With a segment
+// less than that its intake ends for good.
+func TestScenario_LessThanTheLeastMaxBytes(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		o := tiny(memdisk.New(memdisk.Config{}))
+		ended(t, started(t, o))
+		least := o.leastBytes(disk.Alignment)
+		o.MaxBytes = least - o.SegmentSize
+		s := started(t, o)
+		if took := rounds(t, s, 4); took[3] != 0 {
+			t.Errorf("with MaxBytes %d it took %v: the least is not %d", o.MaxBytes, took, least)
+		}
+		ended(t, s)
+
+		o.MaxBytes = 0
+		s = started(t, o)
+		for i := range 100 {
+			posted(t, s, fmt.Sprint("mail ", i, strings.Repeat(" long", 400)))
+		}
+		ended(t, s)
+		for _, o.MaxBytes = range []int64{least - 1, 5 * o.SegmentSize, 1000} {
+			var log strings.Builder
+			o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			s = started(t, o)
+			for _, d := range inHand(t, s)[:20] {
+				if err := d.SettleAll(t.Context(), Delivered); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ended(t, s)
+			if want := fmt.Sprint("needs=", least); !strings.Contains(log.String(), want) || strings.Count(log.String(), "level=WARN") != 1 {
+				t.Errorf("with MaxBytes %d it was not said, once, that it %s: %s", o.MaxBytes, want, log.String())
+			}
+		}
+	})
 }
