@@ -77,8 +77,10 @@ type Outcome struct {
 	// that are not settled yet; in an Edit those of the message not used.
 	Recipient int
 	Result    Result
-	// Until is when a deferred recipient is due again; for an uncertain one,
-	// the zero time leaves it to the queue's policy.
+	// Until is when a deferred recipient is due again. It must be set: one that is
+	// forgotten would have the recipient come back at once, for ever. A time
+	// that has passed is one, time.Now() too. For an uncertain recipient the zero
+	// time leaves it to the queue's policy.
 	Until time.Time
 	// Note replaces the recipient's note, unless it is nil. A store that is full may leave the
 	// note before in its place.
@@ -157,7 +159,9 @@ func (d *Delivery) Settle(ctx context.Context, outcomes []Outcome) error {
 	return d.claim.Settle(ctx, outcomes)
 }
 
-// SettleAll settles all recipients not settled yet with one result.
+// SettleAll settles all recipients not settled yet with one result. Deferred,
+// which needs a time, and Replaced, which needs recipients, go through Settle
+// with [All]; here they are refused.
 func (d *Delivery) SettleAll(ctx context.Context, r Result) error {
 	return d.claim.Settle(ctx, []Outcome{{Recipient: All, Result: r}})
 }

@@ -160,6 +160,9 @@ func (s *Store) checkOutcomes(list []Outcome) error {
 			return &mailq.FieldError{Field: field("Result"), Reason: "is none"}
 		case o.Recipient < 0 && o.Recipient != All:
 			return &mailq.FieldError{Field: field("Recipient"), Reason: "is negative"}
+		case o.Result == Deferred && o.Until.IsZero():
+			// Due at once, it would be a loop of commits.
+			return &mailq.FieldError{Field: field("Until"), Reason: "is not set"}
 		case len(o.Note) > mailq.NoteMax:
 			return tooLarge(field("Note"), len(o.Note), mailq.NoteMax)
 		case o.Result == Replaced:

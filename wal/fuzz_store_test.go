@@ -98,7 +98,7 @@ func fuzzKilled(t *testing.T) *memdisk.FS {
 		if i%9 == 8 {
 			d, err := s.Claim(t.Context(), "r")
 			ok(err)
-			ok(d.SettleAll(t.Context(), Deferred))
+			ok(d.Settle(t.Context(), []Outcome{{Recipient: All, Result: Deferred, Until: time.Now()}}))
 		}
 	}
 	for range fuzzClaimed {

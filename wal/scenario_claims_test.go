@@ -143,7 +143,7 @@ func TestScenario_SlotOlderThanItsSettle(t *testing.T) {
 				written = fs.Clone()
 			}
 		})
-		if err := d.SettleAll(t.Context(), Deferred); err != nil {
+		if err := d.Settle(t.Context(), []Outcome{{Recipient: All, Result: Deferred, Until: time.Now()}}); err != nil {
 			t.Fatal(err)
 		}
 		fs.OnOp(nil)
@@ -277,7 +277,7 @@ func TestScenario_NoDoubtWithoutAStart(t *testing.T) {
 		if err := d.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SettleAll(t.Context(), Deferred); err != nil {
+		if err := d.Settle(t.Context(), []Outcome{{Recipient: All, Result: Deferred, Until: time.Now()}}); err != nil {
 			t.Fatal(err)
 		}
 		ended(t, s)

@@ -218,7 +218,7 @@ func TestQueueAndFlush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.SettleAll(t.Context(), wal.Deferred); err != nil {
+	if err := d.Settle(t.Context(), []wal.Outcome{{Recipient: wal.All, Result: wal.Deferred, Until: time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
 	d, err = s.Claim(t.Context(), "smtp:example.org")

@@ -133,6 +133,10 @@ func (e *env) settle(d *mailq.Delivery, o ...mailq.Outcome) {
 
 func (e *env) settleAll(d *mailq.Delivery, r mailq.Result) {
 	e.Helper()
+	if r == mailq.Deferred {
+		e.settle(d, outcome(mailq.All, r))
+		return
+	}
 	if err := d.SettleAll(e.ctx, r); err != nil {
 		e.Fatalf("SettleAll %v %v: %v", d.ID, r, err)
 	}
@@ -182,8 +186,13 @@ func (e *env) deliverAll(c mailq.Consumer) []mailq.ID {
 	return ids
 }
 
+// outcome is one for a recipient. One that is deferred is due again at once.
 func outcome(recipient int, r mailq.Result) mailq.Outcome {
-	return mailq.Outcome{Recipient: recipient, Result: r}
+	o := mailq.Outcome{Recipient: recipient, Result: r}
+	if r == mailq.Deferred {
+		o.Until = time.Now()
+	}
+	return o
 }
 
 func settlement(d *mailq.Delivery, o ...mailq.Outcome) []mailq.Settlement {

@@ -210,7 +210,7 @@ func enqueueLimits(e *env) {
 		e.Error("a field of the largest size came back changed")
 	}
 	note := noise(4, mailq.NoteMax)
-	e.settle(d, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Note: note})
+	e.settle(d, mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: time.Now(), Note: note})
 	if x, _ := e.find(d.ID, 0); !bytes.Equal(x.Note, note) {
 		e.Error("a note of the largest size was not kept")
 	}

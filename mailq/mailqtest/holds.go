@@ -95,7 +95,7 @@ func holdClaimed(e *env) {
 	d := e.claim("q")
 	e.edit(id, outcome(mailq.All, mailq.Held))
 	e.alive(d)
-	e.settle(d, mailq.Outcome{Recipient: 0, Result: mailq.Deferred})
+	e.settle(d, outcome(0, mailq.Deferred))
 	e.state(id, 0, mailq.OnHold)
 	e.state(id, 1, mailq.Claimed)
 	e.reopen() // the edit is as durable as any

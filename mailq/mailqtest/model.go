@@ -194,8 +194,8 @@ func (m *model) settle() {
 		if m.rng.IntN(2) == 0 {
 			o.Note = fmt.Append(nil, "note ", m.rng.IntN(100))
 		}
-		if o.Result == mailq.Deferred && m.rng.IntN(2) == 0 {
-			o.Until = time.Now().Add(time.Hour)
+		if o.Result == mailq.Deferred {
+			o.Until = time.Now().Add(time.Duration(m.rng.IntN(2)) * time.Hour)
 		}
 		outcomes = append(outcomes, o)
 		lost = lost || c.took[s.Index]
@@ -247,7 +247,7 @@ func (m *model) apply(s slot, o mailq.Outcome) {
 	r.attempts++
 	r.inDoubt = r.inDoubt || o.Result == mailq.Uncertain
 	r.state = mailq.Pending
-	if !o.Until.IsZero() {
+	if o.Until.After(time.Now()) {
 		r.state = mailq.InDeferral
 	}
 }

@@ -27,6 +27,7 @@ var mutants = []struct{ bug, subtest string }{
 	{"applies half a bad batch", "refused/messages"},
 	{"drops an edit of a claimed recipient", "batch/an edit of a claimed recipient"},
 	{"takes any queue name", "refused/names of queues"},
+	{"defers until no time", "refused/a deferral without a time"},
 	{"goes to the back after Release", "order/after Release"},
 	{"ignores InFlight", "consumers/InFlight bounds what is out"},
 	{"is not fair", "consumers/a busy queue does not starve another"},

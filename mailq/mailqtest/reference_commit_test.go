@@ -101,6 +101,9 @@ func (s *refStore) resolve(list []*refRcpt, by *refClaim, outcomes []mailq.Outco
 		if o.Result < mailq.Delivered || o.Result > mailq.Released {
 			return nil, &mailq.FieldError{Field: f + "Result", Reason: "no such result"}
 		}
+		if o.Result == mailq.Deferred && o.Until.IsZero() && s.bug != "defers until no time" {
+			return nil, &mailq.FieldError{Field: f + "Until", Reason: "not set"}
+		}
 		if o.Result != mailq.Replaced && len(o.Replace) > 0 {
 			return nil, &mailq.FieldError{Field: f + "Replace", Reason: "with Replaced only"}
 		}

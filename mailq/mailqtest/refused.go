@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/mtawal/mtawal/mailq"
 )
@@ -16,6 +17,7 @@ var refusedTests = []test{
 	{"too many recipients", refusedRecipients, []need{maxRcpts}},
 	{"body and staged", refusedBoth, []need{staging}},
 	{"outcomes", refusedOutcomes, nil},
+	{"a deferral without a time", refusedDeferral, nil},
 	{"an outcome's note over the limit", refusedNote, nil},
 	{"states of queues", refusedStates, []need{queueStates}},
 	{"replacements", refusedReplace, []need{replacement}},
@@ -145,10 +147,26 @@ func refusedOutcomes(e *env) {
 	e.settleAll(d, mailq.Delivered)
 }
 
+func refusedDeferral(e *env) {
+	id := e.post("q", "x")
+	d := e.claim("q")
+	o := mailq.Outcome{Recipient: 0, Result: mailq.Deferred}
+	e.same("a deferral without a time", func() {
+		e.refused("Settle", d.Settle(e.ctx, []mailq.Outcome{o}), "Outcomes[0].Until")
+		e.refused("SettleAll", d.SettleAll(e.ctx, mailq.Deferred), "Outcomes[0].Until")
+		if e.caps.Edits {
+			_, err := e.store.Commit(e.ctx, mailq.Batch{Edit: edit(id, o)})
+			e.refused("an edit", err, "Outcomes[0].Until")
+		}
+	})
+	e.alive(d)
+	e.settleAll(d, mailq.Delivered)
+}
+
 func refusedNote(e *env) {
 	id := e.post("q", "x")
 	d := e.claim("q")
-	o := mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Note: bytes.Repeat([]byte{'n'}, mailq.NoteMax+1)}
+	o := mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: time.Now(), Note: bytes.Repeat([]byte{'n'}, mailq.NoteMax+1)}
 	e.same("a note over the limit", func() {
 		e.refused("a note over the limit", d.Settle(e.ctx, []mailq.Outcome{o}), "Note")
 	})

@@ -134,7 +134,7 @@ func settleNone(e *env) {
 func settleDeferred(e *env) {
 	id := e.post("q", "x")
 	c := e.all()
-	for i, until := range []time.Time{{}, time.Now().Add(-time.Hour), time.Now()} {
+	for i, until := range []time.Time{time.Unix(0, 0), time.Now().Add(-time.Hour), time.Now()} {
 		d := e.nextID(c, id)
 		if d.Recipients[0].Attempts != i {
 			e.Errorf("%d attempts, want %d", d.Recipients[0].Attempts, i)
@@ -217,7 +217,7 @@ func settleNote(e *env) {
 		set  []byte
 		want string
 	}{{nil, "first"}, {[]byte("451 busy"), "451 busy"}, {nil, "451 busy"}, {[]byte{}, ""}, {nil, ""}, {[]byte("again"), "again"}} {
-		e.settle(e.nextID(c, id), mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Note: step.set})
+		e.settle(e.nextID(c, id), mailq.Outcome{Recipient: 0, Result: mailq.Deferred, Until: time.Now(), Note: step.set})
 		if x, _ := e.find(id, 0); string(x.Note) != step.want {
 			e.Errorf("after a settle with note %q it is %q, want %q", step.set, x.Note, step.want)
 		}

@@ -70,6 +70,9 @@ func (c *claim) Settle(ctx context.Context, outcomes []mailq.Outcome) error {
 		default:
 			return fmt.Errorf("result %v: %w", o.Result, errors.ErrUnsupported)
 		}
+		if o.Result == mailq.Deferred && o.Until.IsZero() {
+			return &mailq.FieldError{Field: fmt.Sprintf("Outcomes[%d].Until", n), Reason: "is not set"}
+		}
 		if o.Recipient == mailq.All {
 			for i := range c.open {
 				if _, named := byIndex[i]; !named {

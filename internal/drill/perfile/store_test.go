@@ -172,7 +172,12 @@ func TestDeferAndRelease(t *testing.T) {
 	if d = next(t, c); !d.Recipients[0].InDoubt || d.Recipients[0].Attempts != 2 {
 		t.Errorf("released after it was started: %+v", d.Recipients[0])
 	}
-	settle(t, d, mailq.Deferred)
+	if err := d.SettleAll(t.Context(), mailq.Deferred); !errors.Is(err, mailq.ErrInvalid) {
+		t.Errorf("deferred until no time: %v", err)
+	}
+	if err := d.Settle(t.Context(), []mailq.Outcome{{Recipient: mailq.All, Result: mailq.Deferred, Until: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
 	if d = next(t, c); !d.Recipients[0].InDoubt {
 		t.Error("a deferral has ended the doubt")
 	}
