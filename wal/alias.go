@@ -28,6 +28,9 @@ type (
 	DoubtPolicy     = mailq.DoubtPolicy
 	Stats           = mailq.Stats
 	UsedCounts      = mailq.UsedCounts
+	Floors          = mailq.Floors
+	Pin             = mailq.Pin
+	PinKind         = mailq.PinKind
 	FieldError      = mailq.FieldError
 	LimitError      = mailq.LimitError
 	FullError       = mailq.FullError
@@ -44,6 +47,46 @@ const (
 	Uncertain = mailq.Uncertain
 	Held      = mailq.Held
 	Released  = mailq.Released
+)
+
+// States of a recipient, see mailq.State.
+const (
+	Pending    = mailq.Pending
+	InDeferral = mailq.InDeferral
+	OnHold     = mailq.OnHold
+	Claimed    = mailq.Claimed
+	Damaged    = mailq.Damaged
+	Used       = mailq.Used
+)
+
+// Modes of a queue, see mailq.QueueMode.
+const (
+	Active    = mailq.Active
+	HoldQueue = mailq.HoldQueue
+	Suspended = mailq.Suspended
+)
+
+// What becomes of mail in doubt, see mailq.DoubtPolicy.
+const (
+	Redeliver  = mailq.Redeliver
+	HoldDoubt  = mailq.HoldDoubt
+	DeferDoubt = mailq.DeferDoubt
+)
+
+// Kinds of pins, see mailq.PinKind.
+const (
+	PinMessage  = mailq.PinMessage
+	PinStaged   = mailq.PinStaged
+	PinSnapshot = mailq.PinSnapshot
+)
+
+// Limits that hold whatever Options say, see package mailq.
+const (
+	QueueNameMax = mailq.QueueNameMax
+	AddressMax   = mailq.AddressMax
+	NoteMax      = mailq.NoteMax
+	EnvelopeMax  = mailq.EnvelopeMax
+	KeyMax       = mailq.KeyMax
 )
 
 // All stands for every recipient of a message, see mailq.All.
