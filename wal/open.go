@@ -196,7 +196,7 @@ func (s *Store) resume(r *recovered) error {
 		s.spares = append(s.spares, new(group))
 	}
 	s.floor.init(s.opt.now(), s.workQueue())
-	s.table.Observer = s
+	s.table.Observer = (*observer)(s)
 	s.measure()
 	s.segment = log.End().Segment()
 	s.committer = committer{marker: time.NewTimer(markerAfter), armed: true, runners: flightsMax}

@@ -230,8 +230,13 @@ func (s *Store) setTimer(q *queue) {
 	}
 }
 
+// observer is the store as the table sees it: told of what is applied, while Store.mu is held. What it is told
+// by is no method of Store, which is for users.
+type observer Store
+
 // Added implements state.Observer.
-func (s *Store) Added(slot uint32, first, n int) {
+func (o *observer) Added(slot uint32, first, n int) {
+	s := (*Store)(o)
 	now := s.applyNow
 	list := s.table.Recipients(slot)
 	for i := first; i < first+n; i++ {
@@ -245,7 +250,8 @@ func (s *Store) Added(slot uint32, first, n int) {
 }
 
 // Changed implements state.Observer.
-func (s *Store) Changed(ref state.Ref, was state.Recipient, due int64) {
+func (o *observer) Changed(ref state.Ref, was state.Recipient, due int64) {
+	s := (*Store)(o)
 	r := s.table.Rcpt(ref)
 	q := s.queue(was.Queue)
 	if s.table.NotBefore(r) != due {
@@ -272,13 +278,14 @@ func (s *Store) Changed(ref state.Ref, was state.Recipient, due int64) {
 }
 
 // Moved implements state.Observer.
-func (s *Store) Moved(uint32, segment.Pos, segment.Pos, int64) {}
+func (*observer) Moved(uint32, segment.Pos, segment.Pos, int64) {}
 
 // Dying implements state.Observer.
-func (s *Store) Dying(slot uint32) { delete(s.damaged, s.table.Msg(slot).ID) }
+func (o *observer) Dying(slot uint32) { delete(o.damaged, o.table.Msg(slot).ID) }
 
 // QueueChanged implements state.Observer.
-func (s *Store) QueueChanged(n uint32, was mailq.QueueState) {
+func (o *observer) QueueChanged(n uint32, was mailq.QueueState) {
+	s := (*Store)(o)
 	is := s.table.Queue(n).State.Mode
 	s.suspended += b2i(is == mailq.Suspended) - b2i(was.Mode == mailq.Suspended)
 	q := s.queue(n)
@@ -288,7 +295,8 @@ func (s *Store) QueueChanged(n uint32, was mailq.QueueState) {
 
 // QueueGone implements state.Observer. Nobody has anything of the queue in hand: its
 // recipients are used, and that ends claims. What few entries are left name those.
-func (s *Store) QueueGone(n uint32) {
+func (o *observer) QueueGone(n uint32) {
+	s := (*Store)(o)
 	q := s.known(int(n))
 	if q == nil {
 		return
@@ -313,7 +321,8 @@ func (s *Store) QueueGone(n uint32) {
 }
 
 // Flushed implements state.Observer.
-func (s *Store) Flushed(n uint32, at int64) {
+func (o *observer) Flushed(n uint32, at int64) {
+	s := (*Store)(o)
 	for s.handOut(1 << 20) {
 	}
 	q := s.queue(n)
