@@ -314,6 +314,7 @@ func TestSparseSegmentsAreEmptiedInTheBackground(t *testing.T) {
 
 // What lives may stand behind slots of the table that are gone.
 func TestCompactBehindWhatIsGone(t *testing.T) {
+	t.Parallel()
 	scenario(t, func(t *testing.T) {
 		const before = 8000 // many more than the table keeps free
 		fs := memdisk.New(memdisk.Config{})

@@ -13,6 +13,7 @@ import (
 // Forty tries over five days are forty small records: the body is not written again, nor
 // is the message.
 func TestRetriesAreSmall(t *testing.T) {
+	t.Parallel()
 	scenario(t, func(t *testing.T) {
 		const tries, body = 40, 600 << 10
 		fs := memdisk.New(memdisk.Config{})

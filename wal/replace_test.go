@@ -10,6 +10,7 @@ import (
 // A list of 100,000 takes the place of its one address, in one commit and with the body
 // where it is, and is handed out to all, each once; a crash on the way leaves all or nothing.
 func TestReplacedByALargeList(t *testing.T) {
+	t.Parallel()
 	scenario(t, func(t *testing.T) {
 		members := 100_000
 		if testing.Short() {

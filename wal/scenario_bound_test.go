@@ -250,6 +250,7 @@ func newBoundedLives(t *testing.T, seed uint64) *boundedLives {
 // However a store ended, and whatever came back with that, its files take no more than MaxBytes:
 // before it is opened again, when it is, and in use. No mark waits for what is not given back.
 func TestScenario_MaxBytesHoldsOverCrashes(t *testing.T) {
+	t.Parallel()
 	for seed := range boundSeeds(t) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
@@ -266,6 +267,7 @@ func TestScenario_MaxBytesHoldsOverCrashes(t *testing.T) {
 // A store that is opened with a smaller MaxBytes than it takes, or with other segments, opens. Marks
 // and deferrals go on, and when all mail is used it is within the bound and takes mail.
 func TestScenario_AnotherMaxBytes(t *testing.T) {
+	t.Parallel()
 	for seed := range boundSeeds(t) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			scenario(t, func(t *testing.T) {

@@ -136,6 +136,7 @@ func TestCase18_EveryFailureOfTheTailLatches(t *testing.T) {
 // Rules 5.1 and 5.2. A crash at each step of rotations: the successor stands, synced, under its
 // final name before the Seal is written, and its first frame comes after it.
 func TestScenario_CrashAtEveryStepOfARotation(t *testing.T) {
+	t.Parallel()
 	everyStep(t, func(s *Store, a *account) error {
 		for i := range 14 {
 			if err := a.post(s, fmt.Sprint(i, strings.Repeat(" long", 2000))); err != nil {

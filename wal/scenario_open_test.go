@@ -301,6 +301,7 @@ func crashed(t *testing.T) (*memdisk.FS, *account) {
 
 // Cases 15 and 22. A crash at each step of an opening, and at each of the opening after it.
 func TestCase15_CrashInRecoveryAndInTheNext(t *testing.T) {
+	t.Parallel()
 	scenario(t, func(t *testing.T) {
 		fs, a := crashed(t)
 		rng := rand.New(rand.NewPCG(3, 3))

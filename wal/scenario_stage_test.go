@@ -67,6 +67,7 @@ func (a *account) churn(s *Store, rounds int) error {
 // compacted around them: between chunks, behind the last, in the commit. Chunks lie in front
 // of both checkpoints when the message that names them comes behind.
 func TestScenario_CrashAtEveryStepOfStagedBodies(t *testing.T) {
+	t.Parallel()
 	open := errors.New("a body is left open")
 	everyStep(t, func(s *Store, a *account) error {
 		nothing := func() error { return nil }

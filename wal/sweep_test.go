@@ -344,6 +344,7 @@ func sweeps() []sweep {
 // and for ever. Nothing acknowledged is lost, the store can be closed, and when the disk
 // works again it goes on.
 func TestFaultSweep(t *testing.T) {
+	t.Parallel()
 	for _, c := range sweeps() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
