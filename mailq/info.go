@@ -74,34 +74,6 @@ type Entry struct {
 	Err error `json:"-"`
 }
 
-// QueueMode is what a queue does with what is due in it.
-type QueueMode uint8
-
-// The modes of a queue.
-const (
-	Active    QueueMode = iota // hands out what is due
-	HoldQueue                  // hands out nothing, new mail included
-	Suspended                  // hands out nothing; takes no new mail either
-)
-
-// DoubtPolicy is what a queue does with a recipient that comes back in doubt.
-type DoubtPolicy uint8
-
-// The policies. A recipient handed out again is always announced as in doubt.
-const (
-	Redeliver  DoubtPolicy = iota // hand it out again at once
-	HoldDoubt                     // hold it for an operator
-	DeferDoubt                    // hand it out again after QueueState.DoubtDelay
-)
-
-// QueueState is the durable state of a queue. The zero value is that of a queue
-// nobody touched.
-type QueueState struct {
-	Mode       QueueMode     `json:"mode"`
-	Doubt      DoubtPolicy   `json:"doubt"`
-	DoubtDelay time.Duration `json:"doubt_delay,omitempty"`
-}
-
 // QueueInfo is a queue at a glance. The counts are of recipients.
 type QueueInfo struct {
 	Name     string     `json:"name"`

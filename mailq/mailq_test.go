@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -98,6 +99,16 @@ func TestNames(t *testing.T) {
 	} {
 		known(s, want)
 	}
+	for m, want := range map[QueueMode]string{
+		Active: "active", HoldQueue: "hold", Suspended: "suspend", Suspended + 1: "QueueMode(3)", 255: "QueueMode(255)",
+	} {
+		known(m, want)
+	}
+	for p, want := range map[DoubtPolicy]string{
+		Redeliver: "redeliver", HoldDoubt: "hold", DeferDoubt: "defer", DeferDoubt + 1: "DoubtPolicy(3)", 255: "DoubtPolicy(255)",
+	} {
+		known(p, want)
+	}
 }
 
 func TestNamesAreRead(t *testing.T) {
@@ -113,9 +124,20 @@ func TestNamesAreRead(t *testing.T) {
 			t.Errorf("%q is read as %v, %v", s, got, err)
 		}
 	}
+	for n := range uint8(4) {
+		m, p := QueueMode(77), DoubtPolicy(77)
+		if err := m.UnmarshalText([]byte(QueueMode(n).String())); (err == nil) != (n < 3) || err == nil && m != QueueMode(n) || err != nil && (m != 77 || !errors.Is(err, ErrInvalid)) {
+			t.Errorf("%q is read as %v, %v", QueueMode(n), m, err)
+		}
+		if err := p.UnmarshalText([]byte(DoubtPolicy(n).String())); (err == nil) != (n < 3) || err == nil && p != DoubtPolicy(n) || err != nil && (p != 77 || !errors.Is(err, ErrInvalid)) {
+			t.Errorf("%q is read as %v, %v", DoubtPolicy(n), p, err)
+		}
+	}
 	var r Result
 	var s State
-	if r.UnmarshalText(nil) == nil || s.UnmarshalText([]byte("Pending")) == nil {
+	var m QueueMode
+	var p DoubtPolicy
+	if r.UnmarshalText(nil) == nil || s.UnmarshalText([]byte("Pending")) == nil || m.UnmarshalText([]byte("held")) == nil || p.UnmarshalText(nil) == nil {
 		t.Error("what is no name is read")
 	}
 }
@@ -222,7 +244,8 @@ func TestJSON(t *testing.T) {
 			`{"id":"00000000000000ab","recipient":1,"queue":"q","address":"a","state":"held","in_doubt":true,"attempts":2,"enqueued_at":"0001-01-01T00:00:00Z","size":3}`},
 		{QueueInfo{Name: "q", Pending: 1}, `{"name":"q","pending":1,"deferred":0,"held":0,"claimed":0,"in_doubt":0,"damaged":0}`},
 		{QueueInfo{Name: "q", State: QueueState{Mode: HoldQueue}, Oldest: 1},
-			`{"name":"q","state":{"mode":1,"doubt":0},"pending":0,"deferred":0,"held":0,"claimed":0,"in_doubt":0,"damaged":0,"oldest":"0000000000000001"}`},
+			`{"name":"q","state":{"mode":"hold","doubt":"redeliver"},"pending":0,"deferred":0,"held":0,"claimed":0,"in_doubt":0,"damaged":0,"oldest":"0000000000000001"}`},
+		{QueueState{Mode: Suspended, Doubt: DeferDoubt, DoubtDelay: 90 * time.Second}, `{"mode":"suspend","doubt":"defer","doubt_delay":"1m30s"}`},
 		{UsedCounts{Delivered: 1, Replaced: 2}, `{"delivered":1,"failed":0,"expired":0,"removed":0,"replaced":2}`},
 	} {
 		got, err := json.Marshal(tt.v)
@@ -238,6 +261,23 @@ func TestJSON(t *testing.T) {
 	for _, k := range []string{"enqueued", "used", "pending", "deferred", "held", "claimed", "in_doubt", "damaged", "work_queue_length"} {
 		if _, ok := s[k]; !ok {
 			t.Errorf("Stats marshals without %q: %s", k, b)
+		}
+	}
+}
+
+// What a tool has read from a store can be read back.
+func TestQueueStateIsRead(t *testing.T) {
+	for _, s := range []QueueState{{}, {Mode: HoldQueue, Doubt: HoldDoubt}, {Mode: Suspended, Doubt: DeferDoubt, DoubtDelay: 36*time.Hour + 1}} {
+		b, err := json.Marshal(s)
+		got := QueueState{DoubtDelay: 7}
+		if err != nil || json.Unmarshal(b, &got) != nil || got != s {
+			t.Errorf("%+v is written as %s, %v, and read as %+v", s, b, err, got)
+		}
+	}
+	for _, text := range []string{`{"mode":"x"}`, `{"doubt":"x"}`, `{"doubt_delay":"1 hour"}`, `{"mode":1}`, `7`} {
+		got := QueueState{Mode: Suspended}
+		if err := json.Unmarshal([]byte(text), &got); err == nil || got != (QueueState{Mode: Suspended}) {
+			t.Errorf("%s is read as %+v, %v", text, got, err)
 		}
 	}
 }

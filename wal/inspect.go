@@ -128,7 +128,7 @@ func inspect(d disk.Dir, r *recovered, now time.Time) (in *Inspection, err error
 	t := r.table
 	in = &Inspection{
 		Dir: d.Path(), UUID: hex.EncodeToString(r.uuid[:]), Clean: r.clean(), End: r.found.End.String(),
-		Unusable: r.bad, Messages: int64(t.Messages()), Enqueued: t.Counts.Enqueued, Used: t.Counts.Used,
+		Checkpoints: []CheckpointInfo{}, Unusable: r.bad, Queues: []QueueInfo{}, Messages: int64(t.Messages()), Enqueued: t.Counts.Enqueued, Used: t.Counts.Used,
 		TailCut: t.Counts.TailCut, UncleanOpens: t.Counts.UncleanOpens,
 	}
 	if r.found.Promise.Segment() == r.found.End.Segment() && r.found.End > r.found.Promise {

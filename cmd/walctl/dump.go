@@ -98,7 +98,7 @@ func printRecord(w io.Writer, d *wal.DumpRecord) error {
 		fmt.Fprintf(&b, " %s", drill.Printable(d.Queue))
 	}
 	if d.State != nil {
-		fmt.Fprintf(&b, " mode %d doubt %d delay %v", d.State.Mode, d.State.Doubt, d.State.DoubtDelay)
+		fmt.Fprintf(&b, " mode %v doubt %v delay %v", d.State.Mode, d.State.Doubt, d.State.DoubtDelay)
 	}
 	if o := d.Open; o != nil {
 		fmt.Fprintf(&b, " epoch %d clean %t warm %t cut %d in doubt %d", d.Epoch, o.Clean, o.Warm, o.Cut, o.InDoubt)

@@ -247,15 +247,24 @@ func TestQueueAndFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, q := range in.Queues {
-		if q.Name == "smtp:example.org" && (q.State.Mode != modes["hold"] || q.State.Doubt != doubts["defer"] || q.State.DoubtDelay != time.Minute) {
+		if q.Name == "smtp:example.org" && (q.State.Mode != wal.HoldQueue || q.State.Doubt != wal.DeferDoubt || q.State.DoubtDelay != time.Minute) {
 			t.Errorf("%+v", q)
 		}
 	}
-	if text := fine(t, "inspect", dir); !strings.Contains(text, "smtp:example.org (held)") {
+	if text := fine(t, "inspect", dir); !strings.Contains(text, "smtp:example.org (hold)") {
+		t.Error(text)
+	}
+	const asText = `"mode":"hold","doubt":"defer","doubt_delay":"1m0s"`
+	for _, verb := range []string{"inspect", "dump"} {
+		if text := fine(t, verb, "--json", dir); !strings.Contains(strings.Join(strings.Fields(text), ""), asText) {
+			t.Errorf("%s --json has no %s:\n%s", verb, asText, text)
+		}
+	}
+	if text := fine(t, "dump", dir); !strings.Contains(text, " mode hold doubt defer delay 1m0s") {
 		t.Error(text)
 	}
 	fine(t, "queue", dir, "smtp:example.org", "--mode", "active")
-	if text := fine(t, "inspect", dir); strings.Contains(text, "(held)") {
+	if text := fine(t, "inspect", dir); strings.Contains(text, "(hold)") {
 		t.Error(text)
 	}
 	for _, args := range [][]string{{"queue", dir, "q"}, {"queue", dir, "q", "--mode", "x\x1b[31m"}, {"queue", dir, "q", "--doubt", "x"}, {"queue", dir, "x\x1b[31m", "--mode", "hold"}, {"flush", dir, ""}} {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/internal/drill"
-	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/wal"
 	"github.com/spf13/cobra"
 )
@@ -109,5 +108,8 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 
 // modeOf says what a queue does that not every queue does.
 func modeOf(s wal.QueueState) string {
-	return [...]string{mailq.Active: "", mailq.HoldQueue: " (held)", mailq.Suspended: " (suspended)"}[s.Mode]
+	if s.Mode == wal.Active {
+		return ""
+	}
+	return " (" + s.Mode.String() + ")"
 }

@@ -5,15 +5,8 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/internal/drill"
-	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/wal"
 	"github.com/spf13/cobra"
-)
-
-// Words for the modes and policies of a queue.
-var (
-	modes  = map[string]mailq.QueueMode{"active": mailq.Active, "hold": mailq.HoldQueue, "suspend": mailq.Suspended}
-	doubts = map[string]mailq.DoubtPolicy{"redeliver": mailq.Redeliver, "hold": mailq.HoldDoubt, "defer": mailq.DeferDoubt}
 )
 
 func newQueue() *cobra.Command {
@@ -33,14 +26,13 @@ are not given leave things as they are.
 The store must not be open elsewhere.`,
 		Args: takes(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			m, okMode := modes[mode]
-			d, okDoubt := doubts[doubt]
+			var set wal.QueueState
 			switch {
 			case mode == "" && doubt == "" && !c.Flags().Changed("delay"):
 				return fmt.Errorf("nothing to set: give --mode, --doubt or --delay")
-			case mode != "" && !okMode:
+			case mode != "" && set.Mode.UnmarshalText([]byte(mode)) != nil:
 				return fmt.Errorf("--mode %s: it is active, hold or suspend", drill.Printable(mode))
-			case doubt != "" && !okDoubt:
+			case doubt != "" && set.Doubt.UnmarshalText([]byte(doubt)) != nil:
 				return fmt.Errorf("--doubt %s: it is redeliver, hold or defer", drill.Printable(doubt))
 			}
 			return withStore(args[0], func(s *wal.Store) error {
@@ -53,11 +45,11 @@ The store must not be open elsewhere.`,
 						st = q.State
 					}
 				}
-				if okMode {
-					st.Mode = m
+				if mode != "" {
+					st.Mode = set.Mode
 				}
-				if okDoubt {
-					st.Doubt = d
+				if doubt != "" {
+					st.Doubt = set.Doubt
 				}
 				if c.Flags().Changed("delay") {
 					st.DoubtDelay = delay

@@ -127,6 +127,25 @@ func printable(t *testing.T, args []string, text string) {
 	}
 }
 
+// What there is none of is an empty list for programs.
+func TestInspectOfAStoreWithNothingInIt(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := wal.Open(dir, wal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeStore(t, s)
+	var in map[string]any
+	if err := json.Unmarshal([]byte(fine(t, "inspect", "--json", dir)), &in); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"checkpoints", "queues", "segments"} {
+		if list, ok := in[name].([]any); !ok || len(list) > 1 {
+			t.Errorf("%s is %v", name, in[name])
+		}
+	}
+}
+
 func TestInspect(t *testing.T) {
 	dir := made(t)
 	text := fine(t, "inspect", dir)
