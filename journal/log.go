@@ -273,6 +273,10 @@ func (l *Log) Recycle(dead []uint32) error {
 	return errors.Join(errs...)
 }
 
+// Collected waits until the files of segments that were recycled, and that nobody reads, have lost their
+// names, and hold zeros if they are scrubbed, or until stop is closed.
+func (l *Log) Collected(stop <-chan struct{}) { l.maker.waitCollected(stop) }
+
 var errReached = errors.New("reached")
 
 // Frames calls fn with each frame in [from, to), in order and without bodies. prev is

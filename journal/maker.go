@@ -61,6 +61,9 @@ type maker struct {
 
 	wake chan struct{}
 	done chan struct{}
+
+	collecting bool          // dead files are being taken away
+	collected  chan struct{} // closed, and made anew, when they were
 }
 
 // deadFile is the file of a dead segment.
@@ -71,7 +74,8 @@ type deadFile struct {
 }
 
 func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
-	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		collected: make(chan struct{})}
 	m.moved = sync.NewCond(&m.mu)
 	list, err := l.dir.List()
 	if err != nil {
@@ -195,6 +199,7 @@ func (m *maker) run() {
 			m.mu.Lock()
 			stop, dead, number := m.stop, slices.Clone(m.dead), m.next
 			missing := m.ready[number] == nil && m.err == nil && m.names == nil
+			m.collecting = len(dead) > 0 && !stop
 			m.mu.Unlock()
 			if stop {
 				return
@@ -301,10 +306,30 @@ func (m *maker) collect(dead []deadFile) {
 	}
 	m.others += stuck
 	m.turn++
+	m.collecting = false
+	close(m.collected)
+	m.collected = make(chan struct{})
 	m.mu.Unlock()
 	if err != nil {
 		m.l.opt.Logger.Warn("names of dead segments may come back", "err", err)
 		m.lost(err)
+	}
+}
+
+// waitCollected waits until every file of a dead segment was taken away.
+func (m *maker) waitCollected(stop <-chan struct{}) {
+	for {
+		m.mu.Lock()
+		left, collected := len(m.dead) > 0 || m.collecting, m.collected
+		m.mu.Unlock()
+		if !left {
+			return
+		}
+		select {
+		case <-collected:
+		case <-stop:
+			return
+		}
 	}
 }
 

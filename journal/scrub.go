@@ -9,10 +9,16 @@ import (
 
 // scrub writes zeros over dead segments, whose final names are durably gone: before they get
 // another life, and before they are removed. It returns those that were kept and wiped. A crash in
-// between leaves a file that the next opening wipes, if it is told to, and removes. When it returns nil
-// those that were removed are durably gone.
+// between leaves a file that the next opening wipes, if it is told to, and removes; so does the end of the log, which
+// waits for one file and not for all. When it returns nil those that were removed are durably gone.
 func (m *maker) scrub(kept, others []string) (wiped []string, err error) {
 	for i, name := range append(kept[:len(kept):len(kept)], others...) {
+		m.mu.Lock()
+		stop := m.stop
+		m.mu.Unlock()
+		if stop {
+			break
+		}
 		err := wipe(m.l.dir, name)
 		if err != nil {
 			m.l.opt.Logger.Warn("a dead segment is removed without being wiped", "file", name, "err", err)

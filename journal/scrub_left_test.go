@@ -3,7 +3,9 @@ package journal
 import (
 	"bytes"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
@@ -42,5 +44,64 @@ func TestScrubWipesWhatACrashLeft(t *testing.T) {
 	r.fs.OnOp(nil)
 	if !removed {
 		t.Error("it was not removed")
+	}
+}
+
+// A log that ends waits for the file that is being wiped, not for all that are dead: the others
+// are left to the next opening.
+func TestScrubEndsWithTheLog(t *testing.T) {
+	r := newRigOn(t, memdisk.New(memdisk.Config{}))
+	r.close()
+	r.opt.Scrub = true
+	r.open()
+	const n = 5
+	for range n {
+		r.fill(0)
+		r.put(1)
+	}
+	log := r.log
+	var dead []uint32
+	for _, i := range log.Segments() {
+		if i.Sealed {
+			dead = append(dead, i.Number)
+		}
+	}
+	begun := make(chan struct{})
+	var once sync.Once
+	r.fs.OnOp(func(op disk.Op, name string) {
+		if op != disk.OpWriteDurable || !strings.Contains(name, freePrefix) {
+			return
+		}
+		once.Do(func() {
+			close(begun)
+			for m := log.maker; ; time.Sleep(time.Millisecond) {
+				m.mu.Lock()
+				stop := m.stop
+				m.mu.Unlock()
+				if stop {
+					return
+				}
+			}
+		})
+	})
+	r.ok(log.Recycle(dead))
+	<-begun
+	r.close()
+	r.fs.OnOp(nil)
+	holding := func() (list []string) {
+		for _, name := range r.files() {
+			if !strings.HasPrefix(name, freePrefix) {
+				continue
+			}
+			b, err := r.fs.Device(logDir + "/" + name)
+			r.ok(err)
+			if bytes.ContainsFunc(b, func(c rune) bool { return c != 0 }) {
+				list = append(list, name)
+			}
+		}
+		return list
+	}
+	if left := holding(); len(dead) < n || len(left) == 0 {
+		t.Errorf("none of %v is left to be wiped", dead)
 	}
 }

@@ -15,6 +15,11 @@ func (s *Store) check(t *ticket) error {
 	if len(t.settle) == 0 && len(t.enqueue) == 0 && len(t.edit) == 0 && t.chunk == nil && t.queue == nil && len(t.moves) == 0 {
 		return &mailq.FieldError{Field: "Batch", Reason: "is empty"}
 	}
+	if len(t.enqueue) > 0 {
+		if err := s.opt.owned(); err != nil {
+			return err
+		}
+	}
 	for i := range t.enqueue {
 		if err := s.checkMessage(&t.enqueue[i]); err != nil {
 			return inBatch(t, "Enqueue", i, err)

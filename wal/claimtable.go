@@ -20,7 +20,7 @@ import (
 //	  0  magic "MTAWALCL"
 //	  8  version u64                  1
 //	 16  store UUID [16]
-//	 32  boot ID [16]
+//	 32  boot ID [16]                 zeros: not known, or a store that was administered
 //	 48  mount ID u64
 //	 56  synced u64                   position through which the log is durable
 //	 64  closed u64                   where a Close left the log; 0 while open
@@ -143,8 +143,8 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 }
 
 // openClaims makes the table empty and ours. What was in it must be durable in the log
-// before.
-func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segment.Pos) (*claimTable, error) {
+// before. One that is not exact tells the next owner to go by the log, as after a power cut.
+func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segment.Pos, exact bool) (*claimTable, error) {
 	f, err := dir.Open(claimsName, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = dir.Create(claimsName)
@@ -153,13 +153,13 @@ func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segme
 		return nil, err
 	}
 	t := &claimTable{file: f, gen: gen}
-	if err := t.init(dir, uuid, slots, synced); err != nil {
+	if err := t.init(dir, uuid, slots, synced, exact); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", claimsName, err), f.Close())
 	}
 	return t, nil
 }
 
-func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment.Pos) error {
+func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment.Pos, exact bool) error {
 	want := claimsSize(slots)
 	size, err := t.file.Size()
 	if err != nil {
@@ -174,9 +174,11 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 			return err
 		}
 	}
-	who, err := dir.Identity()
-	if err != nil {
-		return err
+	var who disk.Identity
+	if exact {
+		if who, err = dir.Identity(); err != nil {
+			return err
+		}
 	}
 	t.words = make([]uint64, want/8)
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), want)

@@ -264,6 +264,9 @@ func (s *Store) keysFrom() int64 { return s.opt.now().Add(-s.opt.KeyWindow).Unix
 // forgetKeys puts a record into the group that drops the keys that have outlived their
 // window. The decision is in the record: applying it reads no clock.
 func (s *Store) forgetKeys(g *group) {
+	if s.opt.Administer {
+		return
+	}
 	keys := s.table.Keys()[s.forgetting:] // what is in flight drops those before
 	n := max(len(keys)-s.opt.KeyMax, 0)
 	oldest := s.keysFrom()

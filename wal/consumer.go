@@ -57,6 +57,9 @@ func (s *Store) Consumer(o ConsumerOptions) (Consumer, error) {
 }
 
 func (s *Store) newConsumer(o ConsumerOptions) (*consumer, error) {
+	if err := s.opt.owned(); err != nil {
+		return nil, err
+	}
 	for i, name := range o.Queues {
 		if err := checkQueue(name); err != nil {
 			return nil, at("Queues", i, "Name", err)

@@ -33,7 +33,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := o.fs.OpenDir(dir, true)
+	d, err := o.fs.OpenDir(dir, !o.Administer)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", dir, err)
 	}
@@ -62,7 +62,7 @@ func open(d disk.Dir, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.copied {
+	if r.copied = m.copied; m.copied && !o.Administer {
 		r.doubtAll()
 	}
 	s := newStore(d, lock, m, o)
@@ -79,6 +79,8 @@ func ensureStore(d disk.Dir, o *Options) (meta, error) {
 	switch {
 	case err == nil && m.ready:
 		return m, nil
+	case o.Administer && (err == nil || errors.Is(err, fs.ErrNotExist)):
+		return m, fmt.Errorf("no %s, or it is not finished: %w", metaName, ErrNotStore)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return m, err
 	}
@@ -171,7 +173,7 @@ func (s *Store) resume(r *recovered) error {
 		s.opt.Logger.Warn("cut a torn tail", "at", r.found.CutFrom.String(), "bytes", r.found.CutSize)
 	}
 	if barrier.Gone(barrier.DoubtBeforeSlots) {
-		early, err := openClaims(s.dir, s.uuid, s.opt.claims, 1, log.End())
+		early, err := openClaims(s.dir, s.uuid, s.opt.claims, 1, log.End(), true)
 		if err != nil {
 			return errors.Join(err, log.Close())
 		}
@@ -180,13 +182,13 @@ func (s *Store) resume(r *recovered) error {
 	if err := s.writeOpen(r); err != nil {
 		return errors.Join(err, log.Close())
 	}
-	if s.meta.copied { // all is in doubt now, durably
+	if s.meta.copied && !s.opt.Administer { // all is in doubt now, durably
 		s.meta.copied = false
 		if err := writeMeta(s.dir, &s.meta); err != nil {
 			return errors.Join(err, log.Close())
 		}
 	}
-	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.End())
+	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.End(), !s.opt.Administer)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
@@ -212,7 +214,8 @@ func (s *Store) resume(r *recovered) error {
 	return nil
 }
 
-// writeOpen appends the frame that begins this epoch, and applies it.
+// writeOpen appends the frame that begins this epoch, and applies it. What is in doubt comes back as the policy of its
+// queue has it; where the store is only administered it is said to be started, and stays so until the next owner.
 func (s *Store) writeOpen(r *recovered) error {
 	runs := make(map[uint64][]segment.SettleRun)
 	refs := make([]state.Ref, 0, len(r.doubt))
@@ -233,6 +236,10 @@ func (s *Store) writeOpen(r *recovered) error {
 		list, seen := runs[id(ref)]
 		if !seen {
 			ids = append(ids, id(ref))
+		}
+		if s.opt.Administer {
+			runs[id(ref)] = appendRun(list, segment.SettleRun{First: int(ref.Index), Count: 1})
+			continue
 		}
 		un := segment.SettleRun{First: int(ref.Index), Count: 1, Result: Uncertain, Attempts: int(rc.Attempts) + 1}
 		if s.meta.copied && rc.Flags&state.Started == 0 {
@@ -272,20 +279,36 @@ func (s *Store) writeOpen(r *recovered) error {
 		d = journal.Draft{Kind: segment.Data, Lease: d.Lease, Opening: true, Table: d.Table[:segment.FrameHeaderSize]}
 		return nil
 	}
+	// record makes room for one, of n bytes, and returns where it stands.
+	record := func(n int) (at int, err error) {
+		if len(d.Table)+n > frameMax {
+			if err := flush(); err != nil {
+				return 0, err
+			}
+		}
+		at = len(d.Table)
+		d.Table = slices.Grow(d.Table, n+segment.AlignmentMin)[:at+n]
+		d.Records++
+		return at, nil
+	}
 	for _, id := range ids {
 		for list := runs[id]; len(list) > 0; {
 			part := list[:min(len(list), runsPerRecord)]
-			list = list[len(part):]
-			n := segment.SettleSize(part)
-			if len(d.Table)+n > frameMax {
-				if err := flush(); err != nil {
+			if s.opt.Administer {
+				part = list[:1]
+				at, err := record(segment.AttemptSize)
+				if err != nil {
 					return err
 				}
+				segment.PutAttempt(d.Table[at:], int64(at), id, part[0].First, part[0].Count)
+			} else {
+				at, err := record(segment.SettleSize(part))
+				if err != nil {
+					return err
+				}
+				segment.PutSettle(d.Table[at:], int64(at), id, now.UnixNano(), part)
 			}
-			at := len(d.Table)
-			d.Table = slices.Grow(d.Table, n+segment.AlignmentMin)[:at+n]
-			segment.PutSettle(d.Table[at:], int64(at), id, now.UnixNano(), part)
-			d.Records++
+			list = list[len(part):]
 		}
 	}
 	return flush()

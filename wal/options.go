@@ -77,6 +77,12 @@ type Options struct {
 	// costs as many bytes again as are written. Without it they stay until they are written
 	// over. Notes and addresses are in checkpoints too, which are written over by later ones.
 	Scrub bool
+	// Administer opens the store for a tool that changes what waits, and delivers nothing, where the options of
+	// the store's owner are not known. What only these decide is left to the owner: what was being
+	// delivered when the owner died is put in doubt, and gets the owner's Doubt, at the owner's next opening; keys stay,
+	// however old and many. Dead segments are scrubbed, since the owner may have promised it. No store is
+	// made, and no mail is taken or handed out: Enqueue, Stage, Admit, Claim and Consumer get ErrInvalid.
+	Administer bool
 	// Logger is told what an operator should know. Default: nothing is logged.
 	Logger *slog.Logger
 	// Trace is called on events of the engine, as net/http/httptrace is on those of a
@@ -209,6 +215,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.KeyMax == 0 {
 		o.KeyMax = KeyMaxDefault
 	}
+	if o.Administer {
+		o.Scrub = true
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -225,6 +234,14 @@ func (o Options) withDefaults() (Options, error) {
 		o.now = time.Now
 	}
 	return o, nil
+}
+
+// owned refuses what a store that was opened to be administered does not do.
+func (o *Options) owned() error {
+	if o.Administer {
+		return &mailq.FieldError{Field: "Options.Administer", Reason: "is set: no mail is taken or handed out"}
+	}
+	return nil
 }
 
 func (o *Options) journal(block int64) journal.Options {

@@ -53,6 +53,9 @@ func (s *Store) workQueue() int64 { return s.table.Counts.Enqueued - s.table.Cou
 
 // Admit implements mailq.Store.
 func (s *Store) Admit(size int64) error {
+	if err := s.opt.owned(); err != nil {
+		return err
+	}
 	if s.shut.Load() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -20,7 +20,7 @@ It recovers the store first, as its owner would: what was being delivered at a k
 in doubt from then on. The store must not be open elsewhere.`,
 		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withStore(args[0], func(s *wal.Store) error {
+			return withStore(args[0], wal.Options{}, func(s *wal.Store) error {
 				before := s.Stats()
 				if err := s.Compact(context.WithoutCancel(c.Context())); err != nil {
 					return err

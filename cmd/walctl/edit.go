@@ -59,7 +59,7 @@ changes nothing, since only the owner may write to the log.`,
 				return fmt.Errorf("name messages by ID, or a queue with --queue")
 			}
 			done := edited{NotFound: []wal.ID{}}
-			err := withStore(args[0], func(s *wal.Store) error { return e.run(c.Context(), s, ids, &done) })
+			err := withStore(args[0], wal.Options{}, func(s *wal.Store) error { return e.run(c.Context(), s, ids, &done) })
 			// Also after an error: what was committed by then is done.
 			if err == nil || done.Messages > 0 {
 				err = errors.Join(err, e.say(c, &done))
@@ -143,13 +143,14 @@ func (e *editing) run(ctx context.Context, s *wal.Store, ids []wal.ID, done *edi
 }
 
 // withStore opens the store in a directory that holds one, for as long as f runs. It never
-// makes a store, and goes on with segments of the size that it has.
-func withStore(dir string, f func(*wal.Store) error) error {
+// makes a store, leaves to its owner what the owner's options decide, and goes on with segments of the
+// size that it has.
+func withStore(dir string, o wal.Options, f func(*wal.Store) error) error {
 	in, err := wal.Inspect(dir, wal.Options{})
 	if err != nil {
 		return err
 	}
-	var o wal.Options
+	o.Administer = true
 	if n := len(in.Segments); n > 0 {
 		o.SegmentSize = in.Segments[n-1].Size
 	}

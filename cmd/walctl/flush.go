@@ -13,7 +13,7 @@ func newFlush() *cobra.Command {
 store must not be open elsewhere.`,
 		Args: takes(2, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withStore(args[0], func(s *wal.Store) error { return s.Flush(c.Context(), args[1]) })
+			return withStore(args[0], wal.Options{}, func(s *wal.Store) error { return s.Flush(c.Context(), args[1]) })
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,10 +16,14 @@ import (
 )
 
 // The child of a drill under test is this test's binary, called with the hidden
-// verb.
+// verb; others are told by the environment what to be.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == coreCommand {
+	if len(os.Args) == 2 && os.Args[1] == coreCommand || os.Getenv(verbEnv) != "" {
 		main()
+	}
+	if dir := os.Getenv(ownerEnv); dir != "" {
+		fmt.Fprintln(os.Stderr, own(dir))
+		os.Exit(exitError)
 	}
 	goleak.VerifyTestMain(m)
 }

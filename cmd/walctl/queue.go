@@ -35,7 +35,7 @@ The store must not be open elsewhere.`,
 			case doubt != "" && set.Doubt.UnmarshalText([]byte(doubt)) != nil:
 				return fmt.Errorf("--doubt %s: it is redeliver, hold or defer", drill.Printable(doubt))
 			}
-			return withStore(args[0], func(s *wal.Store) error {
+			return withStore(args[0], wal.Options{}, func(s *wal.Store) error {
 				var st wal.QueueState
 				for q, err := range s.Queues(c.Context()) {
 					if err != nil {
