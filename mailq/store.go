@@ -58,7 +58,8 @@ type Store interface {
 	Queues(ctx context.Context) iter.Seq2[QueueInfo, error]
 
 	// Admit says whether an Enqueue of a body of that size would be refused
-	// now: for MAIL FROM SIZE=. It does no I/O and takes no lock.
+	// now: for MAIL FROM SIZE=. It does no I/O and takes no lock. A negative
+	// size is ErrInvalid.
 	Admit(size int64) error
 
 	// Stats returns totals.

@@ -95,23 +95,22 @@ func (s *Store) checkRecipients(field string, list []Recipient) error {
 		r := &list[i]
 		if i == 0 || r.Queue != last {
 			if err := checkQueue(r.Queue); err != nil {
-				return at(field, i, "Queue", err)
+				return inField(fmt.Sprintf("%s[%d].Queue", field, i), err)
 			}
 			last = r.Queue
 		}
 		if len(r.Address) > mailq.AddressMax {
-			return at(field, i, "Address", tooLarge("", len(r.Address), mailq.AddressMax))
+			return tooLarge(fmt.Sprintf("%s[%d].Address", field, i), len(r.Address), mailq.AddressMax)
 		}
 		if len(r.Note) > mailq.NoteMax {
-			return at(field, i, "Note", tooLarge("", len(r.Note), mailq.NoteMax))
+			return tooLarge(fmt.Sprintf("%s[%d].Note", field, i), len(r.Note), mailq.NoteMax)
 		}
 	}
 	return nil
 }
 
-// at puts the place of a recipient into the error of one of its fields.
-func at(list string, i int, field string, err error) error {
-	name := fmt.Sprintf("%s[%d].%s", list, i, field)
+// inField puts the name of a field into an error of checkQueue.
+func inField(name string, err error) error {
 	switch e := err.(type) {
 	case *mailq.LimitError:
 		return &mailq.LimitError{Field: name, Size: e.Size, Max: e.Max}

@@ -62,7 +62,7 @@ func (s *Store) newConsumer(o ConsumerOptions) (*consumer, error) {
 	}
 	for i, name := range o.Queues {
 		if err := checkQueue(name); err != nil {
-			return nil, at("Queues", i, "Name", err)
+			return nil, inField(fmt.Sprintf("ConsumerOptions.Queues[%d]", i), err)
 		}
 	}
 	for _, c := range []struct {
@@ -492,6 +492,9 @@ func (c *consumer) Close() error {
 
 // Claim waits for a delivery of one queue: sugar for a consumer of that queue alone.
 func (s *Store) Claim(ctx context.Context, queue string) (*Delivery, error) {
+	if err := checkQueue(queue); err != nil {
+		return nil, err
+	}
 	fresh, err := s.newConsumer(ConsumerOptions{Queues: []string{queue}})
 	if err != nil {
 		return nil, err

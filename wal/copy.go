@@ -30,6 +30,7 @@ const copyPrefix = "copy-"
 
 // source is a store that is copied: files that stand still.
 type source struct {
+	dir   disk.Dir
 	meta  meta
 	bases []*checkpoint.File // the newest first
 	log   interface {
@@ -67,6 +68,14 @@ func (l untilDone) Frames(from, to segment.Pos, prev segment.FrameHeader, fn fun
 
 // copyStore makes a copy in a directory that is not there or empty.
 func copyStore(ctx context.Context, from *source, o *Options, target string) (err error) {
+	inside, err := from.dir.Holds(target)
+	if err != nil {
+		return err
+	}
+	if inside {
+		// It would go with the store, and be in its way.
+		return &mailq.FieldError{Field: "target", Reason: "lies in the directory of the store"}
+	}
 	d, err := o.fs.OpenDir(target, true)
 	if err != nil {
 		return err
@@ -105,11 +114,19 @@ func mayCopyInto(d disk.Dir) error {
 		case strings.HasPrefix(f.Name, copyPrefix):
 			return fmt.Errorf("%s holds %q, of a copy that was not finished: %w", d.Path(), f.Name, ErrNotStore)
 		default:
-			return fmt.Errorf("%s is not empty, it holds %q: %w", d.Path(), f.Name, ErrNotStore)
+			return occupiedError{fmt.Sprintf("%s is not empty: it holds %q", d.Path(), f.Name)}
 		}
 	}
 	return nil
 }
+
+// occupiedError says what is in the way of a copy. It matches ErrNotStore, and does not say so: it may well
+// be a store.
+type occupiedError struct{ text string }
+
+func (e occupiedError) Error() string { return e.text }
+
+func (e occupiedError) Is(target error) bool { return target == ErrNotStore }
 
 // copier makes one copy.
 type copier struct {

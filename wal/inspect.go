@@ -67,9 +67,9 @@ func readOnly(dir string, o Options, look func(disk.Dir, meta, Options) error) e
 	if err != nil {
 		return err
 	}
-	d, err := o.fs.OpenDir(dir, false)
+	d, err := o.openDir(dir, false)
 	if err != nil {
-		return fmt.Errorf("opening %s: %w", dir, err)
+		return err
 	}
 	defer d.Close()
 	before, err := d.List()

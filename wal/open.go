@@ -24,7 +24,7 @@ import (
 // not there or empty. When it returns nil, all that had been acknowledged is there,
 // what was started and not settled is in doubt, and both are durable.
 //
-// Errors: ErrInvalid and ErrTooLarge for options; ErrLocked if it is open elsewhere;
+// Errors: ErrInvalid and ErrTooLarge for arguments; ErrLocked if it is open elsewhere;
 // ErrNotStore if the directory holds something else, or a store of which parts are
 // missing; ErrVersion; ErrCorrupt if bytes that had been durable are not there, with
 // nothing touched; those of the file system.
@@ -33,15 +33,27 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := o.fs.OpenDir(dir, !o.Administer)
+	d, err := o.openDir(dir, !o.Administer)
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", dir, err)
+		return nil, err
 	}
 	s, err := open(d, o)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the store in %s: %w", dir, err), d.Close())
 	}
 	return s, nil
+}
+
+// openDir opens the directory of a store.
+func (o *Options) openDir(dir string, create bool) (disk.Dir, error) {
+	if dir == "" {
+		return nil, &mailq.FieldError{Field: "dir", Reason: "is empty"}
+	}
+	d, err := o.fs.OpenDir(dir, create)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", dir, err)
+	}
+	return d, nil
 }
 
 func open(d disk.Dir, o Options) (_ *Store, err error) {

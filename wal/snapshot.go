@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/checkpoint"
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 )
 
@@ -36,8 +37,8 @@ func (s *Store) Origin() (Origin, bool) {
 	return Origin{}, false
 }
 
-// Snapshot copies the store, as it is at a moment between the call and the return, into a
-// directory that is not there or empty. The store goes on meanwhile; it keeps segments that are
+// Snapshot copies the store, as it is at a moment between the call and the return, into a target
+// directory that is not there or empty, and not in that of the store. The store goes on meanwhile; it keeps segments that are
 // dead until they are copied, so that intake may end (ErrFull) where there is little room.
 //
 // When it returns nil the copy is durable, and a store of its own with another UUID. All of its
@@ -50,10 +51,13 @@ func (s *Store) Origin() (Origin, bool) {
 // files that Open and Snapshot refuse. When ctx ends, Snapshot returns at once, and a write that
 // hangs holds nothing up, but was only the last rename under way the copy may become whole.
 //
-// Errors: ErrNotStore if the directory holds something; ErrLocked if somebody uses it; ErrFull if
+// Errors: ErrInvalid if the directory is none for a copy, ErrNotStore if it holds something; ErrLocked if somebody uses it; ErrFull if
 // its file system has no room; ErrCorrupt if this store's log can't be read; ErrClosed; ErrFailed;
 // those of the file system and of ctx.
-func (s *Store) Snapshot(ctx context.Context, dir string) error {
+func (s *Store) Snapshot(ctx context.Context, target string) error {
+	if target == "" {
+		return &mailq.FieldError{Field: "target", Reason: "is empty"}
+	}
 	s.mu.Lock()
 	if err := s.gate(true); err != nil {
 		s.mu.Unlock()
@@ -65,7 +69,7 @@ func (s *Store) Snapshot(ctx context.Context, dir string) error {
 	p, done := new(pin), make(chan error, 1)
 	go func() {
 		defer s.copies.Done()
-		done <- s.snapshot(ctx, p, dir)
+		done <- s.snapshot(ctx, p, target)
 	}()
 	var err error
 	select {
@@ -80,7 +84,7 @@ func (s *Store) Snapshot(ctx context.Context, dir string) error {
 	cancel(err)
 	s.folds.unpin(p)
 	if err != nil {
-		return fmt.Errorf("copying the store into %s: %w", dir, err)
+		return fmt.Errorf("copying the store into %s: %w", target, err)
 	}
 	return nil
 }
@@ -156,7 +160,7 @@ func (s *Store) beginCopy(ctx context.Context, p *pin) (from *source, err error)
 	f.running.Lock()
 	defer f.running.Unlock()
 	s.mu.Lock()
-	from = &source{meta: s.meta, log: s.log, to: s.table.Applied}
+	from = &source{dir: s.dir, meta: s.meta, log: s.log, to: s.table.Applied}
 	s.mu.Unlock()
 	for _, c := range []*checkpoint.File{f.newest, f.older} {
 		if c == nil {
@@ -197,13 +201,16 @@ func (s *Store) beginCopy(ctx context.Context, p *pin) (from *source, err error)
 // (*Store).Snapshot does one that is open: that it is open is ErrLocked. It changes nothing in
 // the store, and recovers nothing: a tail that an opening would cut is not copied.
 func Snapshot(ctx context.Context, dir, target string, o Options) (err error) {
+	if target == "" {
+		return &mailq.FieldError{Field: "target", Reason: "is empty"}
+	}
 	o, err = o.withDefaults()
 	if err != nil {
 		return err
 	}
-	d, err := o.fs.OpenDir(dir, false)
+	d, err := o.openDir(dir, false)
 	if err != nil {
-		return fmt.Errorf("opening %s: %w", dir, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	m, err := readMeta(d)
@@ -223,7 +230,7 @@ func Snapshot(ctx context.Context, dir, target string, o Options) (err error) {
 		return fmt.Errorf("reading the store in %s: %w", dir, err)
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	from := &source{meta: m, log: r.found, to: r.found.Rest}
+	from := &source{dir: d, meta: m, log: r.found, to: r.found.Rest}
 	for _, c := range []*checkpoint.File{r.newest, r.older} {
 		if c != nil {
 			from.bases = append(from.bases, c)

@@ -398,6 +398,11 @@ func TestSnapshot_Targets(t *testing.T) {
 			}
 		}
 		try("its own directory", spool, ErrLocked)
+		try("no directory", "", ErrInvalid)
+		try("one in its own", spool+"/copies/1", ErrInvalid)
+		if d, err := m.OpenDir(spool+"/copies", false); err == nil {
+			t.Errorf("%s was made", d.Path())
+		}
 		d, err := m.OpenDir("/used", true)
 		if err != nil {
 			t.Fatal(err)
@@ -414,6 +419,17 @@ func TestSnapshot_Targets(t *testing.T) {
 			t.Fatal(err)
 		}
 		try("one with half a copy", "/used", ErrNotStore)
+		letters, err := m.OpenDir("/letters", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(letters.Close(), m.Put("/letters/1.txt", nil)); err != nil {
+			t.Fatal(err)
+		}
+		try("one with something in it", "/letters", ErrNotStore)
+		if err := s.Snapshot(t.Context(), "/letters"); !strings.HasSuffix(err.Error(), `/letters is not empty: it holds "1.txt"`) {
+			t.Error(err)
+		}
 		if _, err := Open("/used", o); !errors.Is(err, ErrNotStore) {
 			t.Errorf("half a copy was opened: %v", err)
 		}
@@ -427,6 +443,9 @@ func TestSnapshot_Targets(t *testing.T) {
 			t.Errorf("of what is no store: %v", err)
 		}
 		ended(t, s)
+		if err := Snapshot(t.Context(), spool, spool+"/copy", o); !errors.Is(err, ErrInvalid) {
+			t.Errorf("of a store that nobody has open, into its own directory: %v", err)
+		}
 		if err := s.Snapshot(t.Context(), copied); !errors.Is(err, ErrClosed) {
 			t.Errorf("of a closed store: %v", err)
 		}

@@ -242,6 +242,9 @@ func (s *Store) MarkUsed(ctx context.Context, id ID, recipients ...int) error {
 	}
 	outcomes := make([]Outcome, len(recipients))
 	for i, r := range recipients {
+		if r < 0 && r != All {
+			return &mailq.FieldError{Field: fmt.Sprintf("recipients[%d]", i), Reason: "is negative"}
+		}
 		outcomes[i] = Outcome{Recipient: r, Result: Delivered}
 	}
 	_, err := s.Commit(ctx, Batch{Edit: []Edit{{ID: id, Outcomes: outcomes}}})

@@ -53,6 +53,9 @@ func (s *Store) workQueue() int64 { return s.table.Counts.Enqueued - s.table.Cou
 
 // Admit implements mailq.Store.
 func (s *Store) Admit(size int64) error {
+	if size < 0 {
+		return &mailq.FieldError{Field: "size", Reason: "is negative"}
+	}
 	if err := s.opt.owned(); err != nil {
 		return err
 	}

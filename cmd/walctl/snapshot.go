@@ -12,7 +12,7 @@ func newSnapshot() *cobra.Command {
 	return &cobra.Command{
 		Use:   "snapshot DIR TARGET",
 		Short: "Copy a store that nobody has open, and verify the copy",
-		Long: `Snapshot copies a store into TARGET, which must not be there or be empty. The copy is
+		Long: `Snapshot copies a store into TARGET, which must not be there or be empty, nor lie in DIR. The copy is
 a store of its own, with another UUID; all of its mail is in doubt, since the store
 that was copied may go on delivering it. The store itself is not changed.
 

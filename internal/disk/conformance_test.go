@@ -118,6 +118,30 @@ func TestOpenDir(t *testing.T) {
 	})
 }
 
+func TestHolds(t *testing.T) {
+	everywhere(t, func(t *testing.T, e env) {
+		inner, err := e.fs.OpenDir(filepath.Join(e.path, "x", "y"), true)
+		e.ok(err)
+		defer inner.Close()
+		for path, want := range map[string]bool{
+			e.path: false, filepath.Dir(e.path): false, filepath.Join(e.path, ".."): false, e.path + "-more": false, filepath.Join(e.path, "..", "z", "w"): false, "/": false,
+			filepath.Join(e.path, "x"): true, filepath.Join(e.path, "x", "y"): true, filepath.Join(e.path, "new"): true, filepath.Join(e.path, "x", "new", "deep"): true,
+			e.path + "/./x/../x": true,
+		} {
+			got, err := e.dir.Holds(path)
+			e.ok(err)
+			if got != want {
+				t.Errorf("%s holds %s: %v", e.path, path, got)
+			}
+		}
+		got, err := inner.Holds(filepath.Join(e.path, "x", "z"))
+		e.ok(err)
+		if got {
+			t.Error("a directory holds the one beside it")
+		}
+	})
+}
+
 func TestHostileNames(t *testing.T) {
 	everywhere(t, func(t *testing.T, e env) {
 		e.create("a", "")

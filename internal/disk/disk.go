@@ -80,6 +80,9 @@ type Space struct{ Free, Total int64 }
 type Dir interface {
 	// Path is for messages.
 	Path() string
+	// Holds reports whether a path lies in the directory, wherever links lead. Of the
+	// path less than all may be there. The directory itself does not lie in it.
+	Holds(path string) (bool, error)
 	// List returns what the directory holds now, sorted by name.
 	List() ([]Info, error)
 	// Create makes a new file, 0600, whatever the umask is; an existing name is fs.ErrExist.

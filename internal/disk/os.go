@@ -69,6 +69,42 @@ func makeDirs(path string) error {
 	return nil
 }
 
+// holds is Dir.Holds for the directory that own describes.
+func holds(own fs.FileInfo, path string) (bool, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false, PathError("look at", path, err)
+	}
+	there := path
+	at, err := filepath.EvalSymlinks(there)
+	for errors.Is(err, fs.ErrNotExist) && there != filepath.Dir(there) {
+		there = filepath.Dir(there)
+		at, err = filepath.EvalSymlinks(there)
+	}
+	if err != nil {
+		return false, PathError("look at", there, err)
+	}
+	if there == path { // it may be the directory itself
+		if at == filepath.Dir(at) {
+			return false, nil
+		}
+		at = filepath.Dir(at)
+	}
+	for {
+		i, err := os.Stat(at)
+		if err != nil {
+			return false, PathError("look at", at, err)
+		}
+		if os.SameFile(own, i) {
+			return true, nil
+		}
+		if at == filepath.Dir(at) {
+			return false, nil
+		}
+		at = filepath.Dir(at)
+	}
+}
+
 func syncParent(path string) error {
 	if barrier.Gone(barrier.ParentSync) {
 		return nil

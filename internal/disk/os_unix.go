@@ -151,6 +151,14 @@ func (d *osDir) Space() (Space, error) {
 	return s, PathError("statfs", d.Path(), err)
 }
 
+func (d *osDir) Holds(path string) (bool, error) {
+	own, err := d.f.Stat()
+	if err != nil {
+		return false, PathError("look at", d.Path(), err)
+	}
+	return holds(own, path)
+}
+
 func (d *osDir) List() ([]Info, error) {
 	// A descriptor of its own, since its position is state.
 	var fd int

@@ -129,6 +129,39 @@ func TestModeOfAnExistingDirectoryStays(t *testing.T) {
 	}
 }
 
+// Links don't hide that a path leads into a directory.
+func TestHoldsThroughLinks(t *testing.T) {
+	base := t.TempDir()
+	path := filepath.Join(base, "store")
+	d, err := disk.OS().OpenDir(filepath.Join(path), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, err := range []error{
+		os.Mkdir(filepath.Join(path, "x"), 0o700), os.Symlink(path, filepath.Join(base, "link")), os.Symlink(filepath.Join(path, "x"), filepath.Join(base, "into")),
+		os.Symlink(base, filepath.Join(path, "out")), os.WriteFile(filepath.Join(base, "file"), nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]bool{
+		"link": false, "link/new": true, "link/x": true, "into": true, "into/new/deep": true, "store/out": false, "store/out/new": false, "store/out/store/new": true, "new": false,
+	} {
+		if got, err := d.Holds(filepath.Join(base, name)); err != nil || got != want {
+			t.Errorf("it holds %s: %v, %v", name, got, err)
+		}
+	}
+	if _, err := d.Holds(filepath.Join(base, "file", "new")); err == nil {
+		t.Error("a path through a file is none")
+	}
+	t.Chdir(path)
+	if got, err := d.Holds("new"); err != nil || !got {
+		t.Errorf("it holds a path from within: %v, %v", got, err)
+	}
+}
+
 func TestOpenDirThatIsAFile(t *testing.T) {
 	e := osEnv(t)
 	e.create("a", "")

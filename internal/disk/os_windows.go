@@ -115,6 +115,14 @@ func (d *osDir) join(name string) string { return filepath.Join(d.Path(), name) 
 func (d *osDir) Sync() error             { return syncPath(d.Path()) }
 func (d *osDir) Close() error            { return PathError("close directory", d.Path(), d.root.Close()) }
 
+func (d *osDir) Holds(path string) (bool, error) {
+	own, err := d.root.Stat(".")
+	if err != nil {
+		return false, PathError("look at", d.Path(), err)
+	}
+	return holds(own, path)
+}
+
 func (d *osDir) List() ([]Info, error) {
 	f, err := d.root.Open(".")
 	if err != nil {

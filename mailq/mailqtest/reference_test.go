@@ -203,6 +203,9 @@ func (r *refRcpt) state(now time.Time) mailq.State {
 }
 
 func (s *refStore) Admit(size int64) error {
+	if size < 0 {
+		return &mailq.FieldError{Field: "size", Reason: "negative"}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.draining {

@@ -13,6 +13,7 @@ var refusedTests = []test{
 	{"messages", refusedMessages, nil},
 	{"messages in a batch", refusedInBatch, nil},
 	{"names of queues", refusedNames, nil},
+	{"a negative size", refusedSize, nil},
 	{"a body over the limit", refusedBody, []need{maxMessage}},
 	{"too many recipients", refusedRecipients, []need{maxRcpts}},
 	{"body and staged", refusedBoth, []need{staging}},
@@ -100,6 +101,10 @@ func refusedNames(e *env) {
 	for _, n := range badNames() {
 		e.notTaken(fmt.Sprintf("queue name %.40q of %d bytes", n, len(n)), "Recipients[0].Queue", mail(n, "x"))
 	}
+}
+
+func refusedSize(e *env) {
+	e.refused("Admit", e.store.Admit(-1), "size")
 }
 
 func refusedBody(e *env) {

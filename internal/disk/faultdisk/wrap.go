@@ -50,6 +50,8 @@ func (d *dir) Block() int        { return d.inner.Block() }
 func (d *dir) CopyOnWrite() bool { return d.inner.CopyOnWrite() }
 func (d *dir) Close() error      { return d.inner.Close() }
 
+func (d *dir) Holds(path string) (bool, error) { return d.inner.Holds(path) }
+
 func (d *dir) List() ([]disk.Info, error) {
 	return get(d.begin(disk.OpList, "", ""), d.inner.List)
 }

@@ -71,6 +71,11 @@ func (h *dirHandle) Path() string            { return h.dir.path }
 func (h *dirHandle) Block() int              { return h.fs.cfg.Block }
 func (h *dirHandle) CopyOnWrite() bool       { return h.fs.cfg.CopyOnWrite }
 
+// Holds goes by names: there are no links here.
+func (h *dirHandle) Holds(path string) (bool, error) {
+	return strings.HasPrefix(filepath.Clean(path), h.dir.path+string(filepath.Separator)), nil
+}
+
 func (h *dirHandle) Close() error {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()

@@ -42,6 +42,9 @@ func (s *Store) Stats() mailq.Stats {
 
 // Admit refuses nothing that Enqueue would take.
 func (s *Store) Admit(size int64) error {
+	if size < 0 {
+		return &mailq.FieldError{Field: "size", Reason: "is negative"}
+	}
 	if size > bodyMax {
 		return &mailq.LimitError{Field: "Body", Size: size, Max: bodyMax}
 	}
