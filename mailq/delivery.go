@@ -104,9 +104,13 @@ type Slot struct {
 // Claim is an engine's side of a delivery. Users meet it as the methods of
 // [Delivery].
 type Claim interface {
+	// Start is [Delivery.Start]; no recipients are all of them.
 	Start(ctx context.Context, recipients []int) error
+	// Settle is [Delivery.Settle], and SettleAll with an outcome for All.
 	Settle(ctx context.Context, outcomes []Outcome) error
+	// Release is [Delivery.Release]. It does not wait.
 	Release()
+	// Context is [Delivery.Context], the same one each time.
 	Context() context.Context
 }
 

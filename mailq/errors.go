@@ -53,6 +53,7 @@ type FieldError struct {
 	Reason string
 }
 
+// Error names the field and says what is wrong with it.
 func (e *FieldError) Error() string { return fmt.Sprintf("%s: %s", e.Field, e.Reason) }
 
 // Is reports whether target is ErrInvalid.
@@ -64,6 +65,7 @@ type LimitError struct {
 	Size, Max int64  // bytes, or a count where the field is a list
 }
 
+// Error names the field, its size and the limit.
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("%s: %d is over the limit of %d", e.Field, e.Size, e.Max)
 }
@@ -77,6 +79,7 @@ type FullError struct {
 	Need, Free int64  // bytes asked for, bytes available to intake; Free may be negative
 }
 
+// Error says which bound was met, what was asked for and what there is.
 func (e *FullError) Error() string {
 	return fmt.Sprintf("store is full (%s): %d bytes wanted, %d available", e.Reason, e.Need, e.Free)
 }

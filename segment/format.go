@@ -173,6 +173,7 @@ type CorruptError struct {
 	Reason  string
 }
 
+// Error names the file and the offset, and says what is wrong there.
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("%s: corrupt at offset %d: %s", e.File, e.Offset, e.Reason)
 }

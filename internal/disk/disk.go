@@ -38,6 +38,7 @@ type LockedError struct {
 	PID  int // 0 if unknown
 }
 
+// Error names the lock, and the process that has it if that is known.
 func (e *LockedError) Error() string {
 	if e.PID == 0 {
 		return fmt.Sprintf("%s is locked by another process", e.Path)
@@ -124,6 +125,7 @@ type Dir interface {
 // does not wait for those that run.
 type File interface {
 	io.ReaderAt
+	// Name is the name that the file was opened by.
 	Name() string
 	// WriteAt writes into the page cache. Nothing is durable.
 	io.WriterAt
@@ -159,6 +161,7 @@ type File interface {
 	// MapWritable maps [0, length) read-write and shared: a store into it
 	// survives the death of the process, not a power cut.
 	MapWritable(length int64) (Mapping, error)
+	// Close closes the file. Nothing is durable by that; mappings stay.
 	Close() error
 }
 

@@ -44,6 +44,7 @@ var opNames = [opEnd]string{
 	OpPopulate: "Populate",
 }
 
+// String returns the name of the operation.
 func (o Op) String() string {
 	if o < opEnd && opNames[o] != "" {
 		return opNames[o]
