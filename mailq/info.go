@@ -14,7 +14,7 @@ const (
 	InDeferral                  // waiting for its time
 	OnHold                      // waiting for an operator
 	Claimed                     // with a consumer
-	Damaged                     // set aside: its bytes fail the checksum
+	Damaged                     // set aside: its bytes were found to fail the checksum, see Stats
 	Used                        // final
 )
 
@@ -74,7 +74,8 @@ type Entry struct {
 	Err error `json:"-"`
 }
 
-// QueueInfo is a queue at a glance. The counts are of recipients.
+// QueueInfo is a queue at a glance. The counts are of recipients; Damaged is what was found
+// since the store was opened, see Stats.
 type QueueInfo struct {
 	Name     string     `json:"name"`
 	State    QueueState `json:"state,omitzero"`
@@ -137,6 +138,10 @@ type Pin struct {
 //	Enqueued = Used + Pending + Deferred + Held + Claimed + Damaged
 //
 // InDoubt counts recipients in any of those states but Used.
+//
+// Damaged counts what was found since the store was opened, which is when the bytes were to be
+// handed out or moved. It is not recorded: after reopening what is damaged counts as it did
+// before, until it is found again.
 type Stats struct {
 	Enqueued int64      `json:"enqueued"`
 	Used     UsedCounts `json:"used"`

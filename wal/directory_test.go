@@ -241,6 +241,22 @@ func TestCase03_BadChecksumInASealedSegment(t *testing.T) {
 		}
 	}
 	must(t, s.Close())
+
+	// What was found is not recorded: it is found again.
+	s, err = wal.Open(dir, wal.Options{SegmentSize: smallSegment})
+	must(t, err)
+	if st := s.Stats(); st.Damaged != 0 || st.Pending != 1 {
+		t.Errorf("opened again, %d damaged, %d pending", st.Damaged, st.Pending)
+	}
+	c, err = s.Consumer(wal.ConsumerOptions{})
+	must(t, err)
+	if d, ok := c.TryNext("q"); ok {
+		t.Errorf("%v was handed out", d.ID)
+	}
+	if st := s.Stats(); st.Damaged != 1 || st.Pending != 0 {
+		t.Errorf("found again, %d damaged, %d pending", st.Damaged, st.Pending)
+	}
+	must(t, s.Close())
 }
 
 // TestDamagedTable: a flipped bit in a record table below a promise makes Open refuse and say

@@ -34,8 +34,9 @@ type Inspection struct {
 	Segments    []SegmentInfo    `json:"segments"`
 	Checkpoints []CheckpointInfo `json:"checkpoints"`
 	// Unusable says which checkpoints are damaged, and how.
-	Unusable []string    `json:"unusable,omitempty"`
-	Queues   []QueueInfo `json:"queues"`
+	Unusable []string `json:"unusable,omitempty"`
+	// Queues counts nothing as claimed, see below, and nothing as damaged: bodies are not read.
+	Queues []QueueInfo `json:"queues"`
 
 	// As in Stats; Pending, Deferred and Held are counted, and what a consumer of the owner has
 	// claimed is in them: claims are not in the log.

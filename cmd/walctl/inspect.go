@@ -19,7 +19,8 @@ func newInspect() *cobra.Command {
 		Short: "Show segments, checkpoints and queues of a store",
 		Long: `Inspect reads a store and shows what is in it. It takes no lock and writes
 nothing, so it may run while the store is open. Recipients that a consumer of the
-running owner has claimed are shown as pending: claims are not in the log.`,
+running owner has claimed are shown as pending: claims are not in the log. No bodies
+are read: damage to them is found by "verify".`,
 		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			in, err := wal.Inspect(args[0], wal.Options{})
@@ -63,6 +64,7 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 	u := &in.Used
 	fmt.Fprintf(out, "enqueued %d = used %d (delivered %d, failed %d, expired %d, removed %d, replaced %d) + %d\n",
 		in.Enqueued, u.Total(), u.Delivered, u.Failed, u.Expired, u.Removed, u.Replaced, in.WorkQueueLength)
+	fmt.Fprintln(out, "bodies were not read: walctl verify finds what is damaged")
 	if in.Unaccounted != 0 {
 		fmt.Fprintf(out, "THIS DOES NOT ADD UP: %d recipients are unaccounted for\n", in.Unaccounted)
 	}

@@ -23,7 +23,8 @@ func newList() *cobra.Command {
 enqueued, size, state, queue, address; then, where there is something to say, when it is
 due, how often it was tried, whether a delivery may have happened (in doubt), and the
 last note. It takes no lock and writes nothing, so it may run while the store is open;
-what a consumer has claimed is shown as pending.`,
+what a consumer has claimed is shown as pending. It reads no bodies: what is damaged is
+shown as it would be if it were not, and "verify" finds it.`,
 		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if id != "" {
@@ -35,6 +36,9 @@ what a consumer has claimed is shown as pending.`,
 				if err := f.State.UnmarshalText([]byte(in)); err != nil {
 					return err
 				}
+			}
+			if note := notListed[f.State]; note != "" {
+				fmt.Fprintln(c.ErrOrStderr(), "walctl:", note)
 			}
 			w := bufio.NewWriter(c.OutOrStdout())
 			enc := json.NewEncoder(w)
@@ -61,6 +65,13 @@ what a consumer has claimed is shown as pending.`,
 	c.Flags().IntVar(&f.Limit, "limit", 0, "at most so many")
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return c
+}
+
+// notListed says why nothing is listed that is in a state.
+var notListed = map[wal.State]string{
+	wal.Damaged: "bodies are not read here: what is damaged is listed in the state that it has in the log; walctl verify finds it",
+	wal.Claimed: "claims are not in the log: what a consumer has claimed is listed as pending",
+	wal.Used:    "what is used is not listed; walctl dump shows the used-marks that are still in the log",
 }
 
 // entryJSON is an Entry for programs: the note as text, and what is wrong with it.

@@ -276,7 +276,14 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := contents(t, dir)
-	stdout, stderr, code := walctl(t, "verify", dir)
+	stdout, stderr, code := walctl(t, "list", "--state", "damaged", dir)
+	if code != exitFine || stdout != "" || !strings.Contains(stderr, "walctl verify") {
+		t.Errorf("list of what is damaged: exit code %d: %s%s", code, stdout, stderr)
+	}
+	if text := fine(t, "inspect", dir); !strings.Contains(text, "walctl verify") {
+		t.Errorf("inspect does not say where to look for damage:\n%s", text)
+	}
+	stdout, stderr, code = walctl(t, "verify", dir)
 	if code != exitFindings || !strings.Contains(stdout, segment.Name(1)) || !strings.Contains(stdout, "checksum") || stderr != "" {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
