@@ -5,22 +5,21 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
+	"sync"
 
-	"github.com/mtawal/mtawal/internal/drill"
 	"golang.org/x/term"
 )
 
 // bar is the progress on a terminal; elsewhere it writes nothing.
 type bar struct {
-	w     io.Writer // nil: no terminal
-	name  string
-	kills int
-	begin time.Time
+	name string
+
+	mu sync.Mutex
+	w  io.Writer // nil: no terminal, or no longer shown
 }
 
-func newBar(w io.Writer, name string, c drill.Config) *bar {
-	b := &bar{name: name, kills: c.Kills, begin: time.Now()}
+func newBar(w io.Writer, name string) *bar {
+	b := &bar{name: name}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		b.w = w
 	}
@@ -29,19 +28,24 @@ func newBar(w io.Writer, name string, c drill.Config) *bar {
 
 const barWidth = 24
 
-func (b *bar) show(p drill.Progress) {
+// show draws how much is done, from 0 to 1, and what there is to say.
+func (b *bar) show(done float64, format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.w == nil {
 		return
 	}
-	full := int(p.Done * barWidth)
-	fmt.Fprintf(b.w, "\r\x1b[K%-7s [%s%s] %3.0f%%  %d accepted, %d waiting, %d/%d kills, %.0f s", b.name,
-		strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), p.Done*100, p.Accepted, p.State.Backlog(), p.Kills, b.kills,
-		time.Since(b.begin).Seconds())
+	full := int(min(max(done, 0), 1) * barWidth)
+	fmt.Fprintf(b.w, "\r\x1b[K%-7s [%s%s] %3.0f%%  %s", b.name, strings.Repeat("=", full), strings.Repeat(" ", barWidth-full), done*100,
+		fmt.Sprintf(format, args...))
 }
 
-// clear takes the bar away.
-func (b *bar) clear() {
+// end takes the bar away, for good.
+func (b *bar) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.w != nil {
 		fmt.Fprint(b.w, "\r\x1b[K")
 	}
+	b.w = nil
 }

@@ -13,11 +13,11 @@ func newCheckpoint() *cobra.Command {
 that the next opening reads little of the log. A running owner makes them by itself;
 this is for a store whose owner was killed and that is to be opened quickly, or copied.
 
-It recovers the store first, as its owner would: what was being delivered at a kill is
-in doubt from then on. The store must not be open elsewhere.`,
+It recovers the store first, but leaves to the owner what becomes of mail that was being
+delivered at a kill. The store must not be open elsewhere.`,
 		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withStore(args[0], wal.Options{}, func(s *wal.Store) error { return s.Checkpoint(c.Context()) })
+			return withStore(c.Context(), args[0], wal.Options{}, func(s *wal.Store) error { return s.Checkpoint(c.Context()) })
 		},
 	}
 }

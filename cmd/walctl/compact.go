@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/mtawal/mtawal/wal"
@@ -16,13 +15,21 @@ func newCompact() *cobra.Command {
 which little does by moving it to the end of the log. A running owner does both by
 itself as it becomes worth it. It may be interrupted: what was moved by then is moved.
 
-It recovers the store first, as its owner would: what was being delivered at a kill is
-in doubt from then on. The store must not be open elsewhere.`,
+What is given back is written over with zeros. It recovers the store first, but leaves to
+the owner what becomes of mail that was being delivered at a kill. The store must not be
+open elsewhere.`,
 		Args: takes(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return withStore(args[0], wal.Options{}, func(s *wal.Store) error {
+			bar := newBar(c.ErrOrStderr(), "compact")
+			defer bar.end()
+			trace := &wal.Trace{Compacted: func(i wal.CompactInfo) {
+				bar.show(float64(i.Moved)/float64(max(i.Moved+i.Left, 1)), "%s copied, %s left", size(i.Moved), size(i.Left))
+			}}
+			return withStore(c.Context(), args[0], wal.Options{Trace: trace}, func(s *wal.Store) error {
 				before := s.Stats()
-				if err := s.Compact(context.WithoutCancel(c.Context())); err != nil {
+				err := s.Compact(c.Context())
+				bar.end()
+				if err != nil {
 					return err
 				}
 				after := s.Stats()

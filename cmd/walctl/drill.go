@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/mtawal/mtawal/internal/drill"
 	"github.com/spf13/cobra"
@@ -62,7 +63,8 @@ ledger is compared with what the store had promised.
   verify        "ok" or the finding
 
 Exit code 1: something was lost, repeated without notice, or left over. With
---store both, the exit code is about wal alone.`,
+--store both, the exit code is about wal alone. When it is interrupted it says how far it
+was, and leaves no core behind.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.seeded = c.Flags().Changed("seed")
@@ -141,12 +143,22 @@ func (o *drillOptions) run(ctx context.Context, stdout, stderr io.Writer) error 
 		if temporary || len(chosen) > 1 {
 			c.Dir = filepath.Join(dir, e.Name)
 		}
-		bar := newBar(stderr, e.Name, c)
-		c.Progress = bar.show
+		bar, began := newBar(stderr, e.Name), time.Now()
+		var seen drill.Progress
+		c.Progress = func(p drill.Progress) {
+			seen = p
+			bar.show(p.Done, "%d accepted, %d waiting, %d/%d kills, %.0f s", p.Accepted, p.State.Backlog(), p.Kills, c.Kills, time.Since(began).Seconds())
+		}
 		r, err := drill.Run(ctx, c)
-		bar.clear()
+		bar.end()
 		if errors.Is(err, context.Canceled) {
-			return errors.New("interrupted")
+			if len(results) > 0 {
+				err = o.print(stdout, results)
+			} else {
+				err = nil
+			}
+			return errors.Join(err, fmt.Errorf("%s had accepted %d messages and settled %d of their %d recipients in %d kills; nothing was compared",
+				e.Name, seen.Accepted, seen.Settled, seen.Recipients, seen.Kills))
 		}
 		if err != nil {
 			return err

@@ -25,7 +25,8 @@ type editing struct {
 type edited struct {
 	Recipients int      `json:"recipients"`
 	Messages   int      `json:"messages"`
-	NotFound   []wal.ID `json:"not_found"` // named, and with nothing to do
+	NotFound   []wal.ID `json:"not_found"`          // named, and with nothing to do
+	NoQueue    bool     `json:"no_queue,omitempty"` // the one that was named is none
 }
 
 // editMax is how many messages one commit changes.
@@ -39,7 +40,8 @@ func newEdit(verb, short, long string, e editing) *cobra.Command {
 
 Messages are named by the IDs that list shows, or by --queue: then it is all that waits in
 that queue now. With both it is what these messages have in that queue. IDs for which
-there is nothing to do are printed, and the exit code is 1.
+there is nothing to do are printed, and the exit code is 1; so it is where there is no
+such queue.
 
 The store must not be open elsewhere: beside a running owner the command refuses and
 changes nothing, since only the owner may write to the log.`,
@@ -59,12 +61,12 @@ changes nothing, since only the owner may write to the log.`,
 				return fmt.Errorf("name messages by ID, or a queue with --queue")
 			}
 			done := edited{NotFound: []wal.ID{}}
-			err := withStore(args[0], wal.Options{}, func(s *wal.Store) error { return e.run(c.Context(), s, ids, &done) })
+			err := withStore(c.Context(), args[0], wal.Options{}, func(s *wal.Store) error { return e.run(c.Context(), s, ids, &done) })
 			// Also after an error: what was committed by then is done.
 			if err == nil || done.Messages > 0 {
 				err = errors.Join(err, e.say(c, &done))
 			}
-			if err == nil && len(done.NotFound) > 0 {
+			if err == nil && (len(done.NotFound) > 0 || done.NoQueue) {
 				return errFindings
 			}
 			return err
@@ -80,6 +82,10 @@ func (e *editing) say(c *cobra.Command, done *edited) error {
 	if e.asJSON {
 		return printJSON(out, done)
 	}
+	if done.NoQueue {
+		_, err := fmt.Fprintln(out, noQueue(e.queue))
+		return err
+	}
 	for _, id := range done.NotFound {
 		if _, err := fmt.Fprintf(out, "%v: nothing to be %s\n", id, e.verb); err != nil {
 			return err
@@ -91,6 +97,12 @@ func (e *editing) say(c *cobra.Command, done *edited) error {
 
 // run commits the outcomes, so many messages at a time.
 func (e *editing) run(ctx context.Context, s *wal.Store, ids []wal.ID, done *edited) error {
+	if e.queue != "" {
+		if q, err := findQueue(ctx, s, e.queue); err != nil || q == nil {
+			done.NoQueue, done.NotFound = err == nil, append(done.NotFound, ids...)
+			return err
+		}
+	}
 	var b wal.Batch
 	n := 0
 	flush := func() error {
@@ -145,9 +157,12 @@ func (e *editing) run(ctx context.Context, s *wal.Store, ids []wal.ID, done *edi
 // withStore opens the store in a directory that holds one, for as long as f runs. It never
 // makes a store, leaves to its owner what the owner's options decide, and goes on with segments of the
 // size that it has.
-func withStore(dir string, o wal.Options, f func(*wal.Store) error) error {
+func withStore(ctx context.Context, dir string, o wal.Options, f func(*wal.Store) error) error {
 	in, err := wal.Inspect(dir, wal.Options{})
 	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	o.Administer = true
@@ -161,5 +176,11 @@ func withStore(dir string, o wal.Options, f func(*wal.Store) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(s), s.Close())
+	if err = ctx.Err(); err == nil {
+		err = f(s)
+	}
+	if cerr := s.Close(); cerr != nil {
+		return errors.Join(err, cerr)
+	}
+	return err
 }

@@ -79,9 +79,9 @@ func TestList(t *testing.T) {
 			t.Errorf("%q lists %v, want %d", tt.args, got, tt.want)
 		}
 	}
-	for _, args := range [][]string{{"--id", "7"}, {"--state", "x\x1b[31m"}} {
+	for _, args := range [][]string{{"--id", "7"}, {"--state", "x\x1b[31m"}, {"--limit", "-3"}} {
 		stdout, stderr, code := walctl(t, append(append([]string{"list"}, args...), dir)...)
-		if code != exitError || stdout != "" {
+		if code != exitError || stdout != "" || args[0] == "--state" && !strings.Contains(stderr, "it is pending, deferred or held") {
 			t.Errorf("%q: exit code %d: %s%s", args, code, stdout, stderr)
 		}
 		printable(t, args, stderr)
@@ -155,7 +155,12 @@ func TestHoldReleaseRemove(t *testing.T) {
 	says("released 1 recipients of 1 messages\n", exitFine, "release", dir, ann)
 	says(ann+": nothing to be released\nreleased 1 recipients of 1 messages\n", exitFindings, "release", dir, ann, bob)
 	states("[pending pending held]")
-	says("removed 0 recipients of 0 messages\n", exitFine, "remove", dir, "--queue", "nobody")
+	const none = "there is no queue nobody: nothing waits there; inspect shows those that there are\n"
+	for _, verb := range []string{"hold", "release", "remove"} {
+		says(none, exitFindings, verb, dir, "--queue", "nobody")
+		says(none, exitFindings, verb, dir, "--queue", "nobody", eve)
+	}
+	says("released 0 recipients of 0 messages\n", exitFine, "release", dir, "--queue", "local")
 	says(bob+": nothing to be removed\nremoved 1 recipients of 1 messages\n", exitFindings, "remove", dir, bob, ann, "--queue", "smtp:example.org")
 	states("[pending - held]")
 	says("released 1 recipients of 1 messages\n", exitFine, "release", dir, "--queue", "smtp:example.org")
@@ -236,12 +241,32 @@ func TestQueueAndFlush(t *testing.T) {
 	if text := fine(t, "list", "--state", "deferred", dir); !strings.Contains(text, "  until 20") {
 		t.Error(text)
 	}
-	fine(t, "flush", dir, "smtp:example.org")
+	if text := fine(t, "flush", dir, "smtp:example.org"); text != "flushed 1 recipients in queue smtp:example.org\n" {
+		t.Error(text)
+	}
 	if n := len(listedBy(t, "--state", "deferred", dir)); n != 0 {
 		t.Errorf("after the flush %d deferred", n)
 	}
-	fine(t, "queue", dir, "smtp:example.org", "--mode", "hold")
-	fine(t, "queue", dir, "smtp:example.org", "--doubt", "defer", "--delay", "1m")
+	// Nothing to do, in a queue that there is and in one that there is not: nothing is written about it.
+	if text := fine(t, "flush", dir, "smtp:example.org"); text != "flushed 0 recipients in queue smtp:example.org\n" {
+		t.Error(text)
+	}
+	if stdout, stderr, code := walctl(t, "flush", dir, "smtp:example.ogr"); code != exitFindings || !strings.Contains(stdout, "there is no queue smtp:example.ogr") || stderr != "" {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+	if text := fine(t, "dump", dir); strings.Count(text, " flush ") != 1 {
+		t.Errorf("of one flush that had something to do there is\n%s", text)
+	}
+	says := func(want string, args ...string) {
+		t.Helper()
+		if text := fine(t, append([]string{"queue", dir}, args...)...); text != want {
+			t.Errorf("%q says %q, want %q", args, text, want)
+		}
+	}
+	says("queue smtp:example.org has mode hold, and doubt redeliver\n", "smtp:example.org", "--mode", "hold")
+	says("queue smtp:example.org has mode hold, and doubt defer by 1m0s\n", "smtp:example.org", "--doubt", "defer", "--delay", "1m")
+	says("queue new is new: nothing waits there yet. It has mode suspend, and doubt redeliver\n", "new", "--mode", "suspend")
+	says("queue new has mode suspend, and doubt hold\n", "new", "--doubt", "hold")
 	in, err := wal.Inspect(dir, wal.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +276,7 @@ func TestQueueAndFlush(t *testing.T) {
 			t.Errorf("%+v", q)
 		}
 	}
-	if text := fine(t, "inspect", dir); !strings.Contains(text, "smtp:example.org (hold)") {
+	if text := fine(t, "inspect", dir); !strings.Contains(text, "smtp:example.org (hold, doubt: defer by 1m0s)") || !strings.Contains(text, "new (suspend, doubt: hold)") {
 		t.Error(text)
 	}
 	const asText = `"mode":"hold","doubt":"defer","doubt_delay":"1m0s"`

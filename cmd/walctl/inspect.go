@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -110,8 +111,15 @@ func printInspection(out io.Writer, in *wal.Inspection) error {
 
 // modeOf says what a queue does that not every queue does.
 func modeOf(s wal.QueueState) string {
-	if s.Mode == wal.Active {
+	var list []string
+	if s.Mode != wal.Active {
+		list = append(list, s.Mode.String())
+	}
+	if s.Doubt != wal.Redeliver {
+		list = append(list, "doubt: "+doubtOf(s))
+	}
+	if len(list) == 0 {
 		return ""
 	}
-	return " (" + s.Mode.String() + ")"
+	return " (" + strings.Join(list, ", ") + ")"
 }

@@ -33,9 +33,12 @@ shown as it would be if it were not, and "verify" finds it.`,
 				}
 			}
 			if in != "" {
-				if err := f.State.UnmarshalText([]byte(in)); err != nil {
-					return err
+				if f.State.UnmarshalText([]byte(in)) != nil {
+					return fmt.Errorf("--state %s: it is pending, deferred or held", drill.Printable(in))
 				}
+			}
+			if f.Limit < 0 {
+				return fmt.Errorf("--limit %d is below 0", f.Limit)
 			}
 			if note := notListed[f.State]; note != "" {
 				fmt.Fprintln(c.ErrOrStderr(), "walctl:", note)
@@ -43,9 +46,6 @@ shown as it would be if it were not, and "verify" finds it.`,
 			w := bufio.NewWriter(c.OutOrStdout())
 			enc := json.NewEncoder(w)
 			err = wal.List(args[0], wal.Options{}, f, func(e *wal.Entry) error {
-				if err := c.Context().Err(); err != nil {
-					return err
-				}
 				if asJSON {
 					return enc.Encode(jsonEntry(e))
 				}

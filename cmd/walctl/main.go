@@ -9,9 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
+	"slices"
 
 	"github.com/mtawal/mtawal/internal/drill"
 	"github.com/spf13/cobra"
@@ -29,10 +28,7 @@ const (
 var errFindings = errors.New("there are findings")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := execute(ctx, newRoot(), os.Args[1:])
-	stop()
-	os.Exit(code)
+	os.Exit(execute(context.Background(), newRoot(), os.Args[1:]))
 }
 
 // execute carries out a command line and returns the exit code.
@@ -82,10 +78,14 @@ Exit codes: 0 all is well, 1 there are findings, 2 the command could not be carr
 		root.AddCommand(list...)
 	}
 	group("look", "To look, beside a running owner too:", newInspect(), newList(), newWhy(), newVerify(), newDump())
-	group("change", "To change a store that nobody has open:", newHold(), newRelease(), newRemove(), newFlush(), newQueue())
-	group("keep", "To keep a store that nobody has open:", newCheckpoint(), newCompact(), newSnapshot())
-	group("drill", "To see what it can take:", newDrill())
-	root.AddCommand(newDrillCore())
+	change := []*cobra.Command{newHold(), newRelease(), newRemove(), newFlush(), newQueue()}
+	keep := []*cobra.Command{newCheckpoint(), newCompact(), newSnapshot()}
+	drills, core := newDrill(), newDrillCore()
+	group("change", "To change a store that nobody has open:", change...)
+	group("keep", "To keep a store that nobody has open:", keep...)
+	group("drill", "To see what it can take:", drills)
+	root.AddCommand(core)
+	stoppable(slices.Concat(change, keep, []*cobra.Command{drills, core})...)
 	return root
 }
 

@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/mtawal/mtawal/internal/drill"
 	"github.com/mtawal/mtawal/wal"
@@ -26,6 +29,11 @@ exit 1 with the findings, and the copy stays for inspection.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := wal.Snapshot(c.Context(), args[0], args[1], wal.Options{}); err != nil {
 				return err
+			}
+			// The copy is there; what follows only looks, and may take as long.
+			signal.Reset(os.Interrupt, syscall.SIGTERM)
+			if err := c.Context().Err(); err != nil {
+				return fmt.Errorf("the copy is whole, and was not verified: %w", err)
 			}
 			found, err := wal.Verify(args[1], wal.Options{})
 			if err != nil {

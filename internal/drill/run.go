@@ -135,8 +135,17 @@ func Run(ctx context.Context, c Config) (*Result, error) {
 			break
 		}
 	}
-	d.judge()
-	return d.result, nil
+	judged := make(chan struct{})
+	go func() {
+		d.judge()
+		close(judged)
+	}()
+	select {
+	case <-judged:
+		return d.result, nil
+	case <-ctx.Done():
+		return nil, ctx.Err() // it only looks, and nobody waits for what it sees
+	}
 }
 
 // live runs one core and reports whether there is to be another.
@@ -184,6 +193,9 @@ func (d *drill) supervise(ctx context.Context, lf *life) (bool, error) {
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-lf.gone:
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
 			v := lf.view()
 			if v.trouble == "" {
 				v.trouble = "the core ended on its own"
