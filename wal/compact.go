@@ -9,6 +9,7 @@ import (
 
 	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/segment"
 	"github.com/mtawal/mtawal/state"
 )
@@ -261,6 +262,10 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 			continue
 		}
 		if err := s.submit(ctx, t); err != nil {
+			var long *mailq.LimitError
+			if errors.As(err, &long) && len(t.moves) == 1 {
+				continue // it comes from larger segments than this owner's, and stays there
+			}
 			return moved, err
 		}
 		<-t.done

@@ -342,3 +342,44 @@ func TestCompactBehindWhatIsGone(t *testing.T) {
 		}
 	})
 }
+
+// A message of larger segments than the store's owner now makes stays where it is; what can be copied is.
+func TestCompactAfterSmallerSegments(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := roomy(fs)
+		o.CompactMin = 1 << 40 // it is left to Compact
+		s := started(t, o)
+		long, short := strings.Repeat("long ", 40_000), "short"
+		filler := strings.Repeat("used ", 40_000)
+		for _, text := range []string{long, short} {
+			posted(t, s, text)
+			for range 12 { // two segments
+				id := posted(t, s, filler)
+				if err := s.MarkUsed(t.Context(), id, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		ended(t, s)
+		s = started(t, tiny(fs))
+		tail := s.log.End().Segment()
+		posted(t, s, "new")
+		if err := s.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		old := 0
+		for _, i := range s.Segments() {
+			if i.Number < tail {
+				old++
+			}
+		}
+		if old != 1 {
+			t.Errorf("%d of the larger segments are left, one holds what can't be copied: %+v", old, s.Segments())
+		}
+		ended(t, s)
+		s = started(t, tiny(fs))
+		holds(t, s, long, short, "new")
+		ended(t, s)
+	})
+}
