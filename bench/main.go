@@ -35,10 +35,16 @@ func main() {
 	if err == nil {
 		err = run(o)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+	os.Exit(end(err, os.Stderr))
+}
+
+// end says what went wrong and returns the exit code. Who asks for help has it by then.
+func end(err error, stderr io.Writer) int {
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return 0
 	}
+	fmt.Fprintln(stderr, "bench:", err)
+	return 1
 }
 
 // options are the flags.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +16,22 @@ func TestFlags(t *testing.T) {
 	for _, bad := range [][]string{{"--pending", "many"}, {"--only", "("}, {"word"}} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+// Who asks for help gets it, and that is no error.
+func TestHelp(t *testing.T) {
+	_, help := parse([]string{"--help"})
+	_, bad := parse([]string{"word"})
+	for _, tt := range []struct {
+		err  error
+		code int
+		says bool
+	}{{nil, 0, false}, {help, 0, false}, {bad, 1, true}} {
+		var b bytes.Buffer
+		if code := end(tt.err, &b); code != tt.code || (b.Len() > 0) != tt.says {
+			t.Errorf("%v: exit code %d, %q", tt.err, code, b.String())
 		}
 	}
 }

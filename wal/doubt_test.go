@@ -183,8 +183,8 @@ func TestDoubtLive(t *testing.T) {
 	})
 }
 
-// Options.Doubt is the policy of queues that have none, and leaves no queue behind: a million
-// typo domains go with their mail.
+// Options.Doubt is the policy of queues that have none, and leaves no queue behind:
+// mistyped domains go with their mail.
 func TestDoubtByDefault(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})

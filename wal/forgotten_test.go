@@ -19,7 +19,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// A queue of which nothing is left goes: a million typos in domains leave nothing behind,
+// A queue of which nothing is left goes: 200,000 typos in domains leave nothing behind,
 // nor do they when all of them wait at once, are deferred, flushed and then removed.
 func TestEmptyQueuesAreForgotten(t *testing.T) {
 	n := 200_000
