@@ -143,9 +143,40 @@ func (h *history) matchView(have view, totals func(*world) string, e ending) *wo
 	return found
 }
 
+// administer has somebody else open what is left in between, who ends in any way, and returns what is to be expected of
+// the owner's next opening: what it would have been without.
+func (h *history) administer(e ending) ending {
+	s, err := Open(spool, administered(h.opt))
+	h.must("open to administer", err)
+	switch h.rng.IntN(3) { // no time passes, in which what a Close has deferred would come nearer
+	case 0:
+		h.must("checkpoint", s.Checkpoint(bgCtx))
+	case 1:
+		h.must("compact", s.Compact(bgCtx))
+	}
+	end := []ending{closed, killed, power}[h.rng.IntN(3)]
+	h.note("administered, %v", end)
+	switch {
+	case end != closed:
+		crash(h.fs, end, h.rng)
+		_ = s.Close()
+	default:
+		h.must("close", s.Close())
+	}
+	synctest.Wait()
+	h.image(h.fs)
+	if end == power {
+		return power
+	}
+	return e
+}
+
 // reopen opens what is left, and goes on with it.
 func (h *history) reopen(e ending) {
 	h.image(h.fs)
+	for !h.faulty && h.rng.IntN(3) == 0 {
+		e = h.administer(e)
+	}
 	s, err := Open(spool, h.opt)
 	h.must("open", err)
 	h.opened(s)
@@ -171,7 +202,11 @@ func (h *history) crashed(e ending) {
 	for range h.rng.IntN(3) {
 		again, n := h.anyCrash(), 1+h.rng.IntN(30)
 		reached := h.crashAt(n, again)
-		s, err := Open(spool, h.opt)
+		o := h.opt
+		if h.rng.IntN(3) == 0 {
+			o = administered(o)
+		}
+		s, err := Open(spool, o)
 		if err == nil {
 			h.old = append(h.old, s)
 			synctest.Wait()
