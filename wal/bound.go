@@ -16,8 +16,9 @@ import (
 // nothing is ever given back.
 
 // leastSegments is what intake must find besides the other files, or it does not resume once it has ended, though
-// all mail is used: the reserve, the room beyond it, and the tail, which may be full.
-const leastSegments = reserveSegments + resumeSegments + 1
+// all mail is used: the reserve, the room beyond it, the tail, which may be full, and one for the checkpoints, which
+// are as large as the mail that there was.
+const leastSegments = reserveSegments + resumeSegments + 2
 
 // leastBytes is the least MaxBytes with which a store takes mail, and takes mail again when that is used: else
 // it would end for good where intake ends first.

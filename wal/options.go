@@ -19,8 +19,8 @@ type Options struct {
 	// MaxBytes bounds what the files of the store take on disk, whatever a crash leaves. Intake stops with ErrFull
 	// when six segments and two checkpoints are left of it; used-marks and deferrals go on. It resumes when one segment
 	// more is left, and one may be full: so a new store is refused with a *FieldError that says what it needs
-	// if MaxBytes is below eight times SegmentSize, the 1 MiB of the claim table and some 100 KiB; with the default
-	// segments 514 MiB suffices. Mail under way comes on top. A store that
+	// if MaxBytes is below nine times SegmentSize, the 1 MiB of the claim table and some 100 KiB; with the default
+	// segments 578 MiB suffices. Mail under way comes on top. A store that
 	// holds more when it is opened, the reserve of six segments included, as it may when MaxBytes is smaller than it
 	// was or SegmentSize is another, takes no mail, goes on with used-marks and deferrals in a reserve
 	// above MaxBytes, and comes to within it as mail is used, as far as the reserve lets it. One that is opened with

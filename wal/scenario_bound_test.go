@@ -361,24 +361,24 @@ func TestScenario_LeastMaxBytes(t *testing.T) {
 			})
 		})
 	}
-	for _, most := range []int64{1000, 64 << 20, 256 << 20, 384 << 20, 513 << 20} {
+	for _, most := range []int64{1000, 64 << 20, 256 << 20, 384 << 20, 577 << 20} {
 		if _, err := Open(spool, Options{MaxBytes: most, fs: memdisk.New(memdisk.Config{})}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("with the default segments and MaxBytes %d: %v", most, err)
 		}
 	}
 	scenario(t, func(t *testing.T) {
-		ended(t, started(t, Options{MaxBytes: 514 << 20, fs: memdisk.New(memdisk.Config{})}))
+		ended(t, started(t, Options{MaxBytes: 578 << 20, fs: memdisk.New(memdisk.Config{})}))
 	})
 }
 
-// A store that is there opens with less than a new one needs: it says so and delivers what it holds. With a segment
+// A store that is there opens with less than a new one needs: it says so and delivers what it holds. With two segments
 // less than that its intake ends for good.
 func TestScenario_LessThanTheLeastMaxBytes(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		o := tiny(memdisk.New(memdisk.Config{}))
 		ended(t, started(t, o))
 		least := o.leastBytes(disk.Alignment)
-		o.MaxBytes = least - o.SegmentSize
+		o.MaxBytes = least - 2*o.SegmentSize
 		s := started(t, o)
 		if took := rounds(t, s, 4); took[3] != 0 {
 			t.Errorf("with MaxBytes %d it took %v: the least is not %d", o.MaxBytes, took, least)
