@@ -100,7 +100,7 @@ func (s *Store) bringStream(ctx context.Context, t *ticket, m *Message, p *messa
 			return err
 		}
 		if !bounce {
-			if err := s.admitNow(p.size, s.placed, s.adding); err != nil {
+			if err := s.admitNow(s.logRoom(p.size), s.placed, s.adding); err != nil {
 				s.mu.Unlock()
 				return err
 			}

@@ -59,7 +59,8 @@ type diskRoom struct {
 	bounded atomic.Bool  // by MaxBytes, not by the disk
 	full    atomic.Bool  // a write of the log found no room
 	shut    atomic.Bool  // intake ended at the reserve and has not resumed
-	// refused is the largest intake that was refused since the last checkpoint was begun.
+	// refused is the largest intake that was refused since the last checkpoint was begun, with what it would have
+	// added to the reserve.
 	refused atomic.Int64
 	idle    atomic.Bool // the store was empty for a while
 	terse   atomic.Bool // a note was not kept since intake ended
@@ -180,9 +181,22 @@ func (s *Store) admitSpace(size, placed, growth int64, bounce bool) error {
 		return nil
 	}
 	if !bounce {
-		sp.refused.Store(max(sp.refused.Load(), size))
+		sp.refused.Store(max(sp.refused.Load(), size+reserve-sp.reserve.Load()))
 	}
 	return s.fullError(size, left-reserve)
+}
+
+// logRoom is what a body of so many bytes takes of the log, if nobody else writes meanwhile: the frames of its chunks,
+// and in each segment the rest that none of them fits into. A body for which there is no room is to
+// be refused before it takes what there is.
+func (s *Store) logRoom(size int64) int64 {
+	chunk := int64(s.limits.chunk)
+	if size <= chunk {
+		return size
+	}
+	frame := segment.FrameSize(segment.FrameHeaderSize+segment.ChunkSize, chunk, uint32(s.dir.Block()))
+	frames, inSegment := (size+chunk-1)/chunk, s.limits.frame/frame
+	return (frames + (frames+inSegment-1)/inSegment) * frame
 }
 
 // fullError says which bound ended the room.

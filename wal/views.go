@@ -67,7 +67,7 @@ func (s *Store) Admit(size int64) error {
 	if size > s.opt.MaxMessage {
 		return &mailq.LimitError{Field: "Body", Size: size, Max: s.opt.MaxMessage}
 	}
-	return s.admitNow(size, 0, 0)
+	return s.admitNow(s.logRoom(size), 0, 0)
 }
 
 // admitNow refuses mail for which there is no room, and all mail while a write hangs. placed
