@@ -177,7 +177,17 @@ func (s *Store) hasWork() bool {
 	}
 	// Somebody may be waiting for an ID, for an attempt to be durable, or for the log to move, and what is
 	// in flight does not do it.
-	return !g.empty() || s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging
+	if s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
+		return true
+	}
+	return !g.empty() && (len(s.committer.flights) == 0 || g.outweighs(s.committer.flights[0]) || s.phase >= closing)
+}
+
+// outweighs reports whether a group carries as many batches as one that is in flight, or as many bytes. One that does not
+// is not sent after it: it would have its answers behind those of the other in any case, and whoever the other
+// answers comes again and would find both places taken by little.
+func (g *group) outweighs(f *group) bool {
+	return len(g.tickets) >= len(f.tickets) || len(g.table)+len(g.body) >= len(f.table)+len(f.body)
 }
 
 // wantsMarker reports whether a Marker is due soon: for the promise of the last commit, or

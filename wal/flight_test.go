@@ -348,3 +348,51 @@ func TestNudgeWhileAWriteFindsNoRoom(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// A second commit is sent after one that is in flight when it carries as many batches or as many bytes, and when it does
+// not it is sent when the other has landed.
+func TestSecondInFlightCarriesAsMuch(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		s := started(t, roomy(memdisk.New(memdisk.Config{})))
+		for _, c := range []struct {
+			what string
+			then []int // lengths of the messages that come while one frame with three messages of 1000 bytes is in flight
+			sent bool
+		}{
+			{"fewer and shorter", []int{100, 1000}, false},
+			{"as many", []int{10, 10, 10}, true},
+			{"as long", []int{9000}, true},
+			{"one", []int{10}, false},
+		} {
+			lets := gates(t, s.opt.fs.(*memdisk.FS), 1, 3)
+			var all []<-chan error
+			post := func(n int) { all = append(all, sent(s, mailing(strings.Repeat("x", n)))) }
+			for range 5 { // two are in flight, and three wait
+				post(1000)
+			}
+			lets[0]()
+			synctest.Wait()
+			inFlight := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return len(s.committer.flights)
+			}
+			if n := inFlight(); n != 1 {
+				t.Fatalf("%s: %d are in flight, where there should be the three", c.what, n)
+			}
+			for i, n := range c.then {
+				post(n)
+				if got, last := inFlight() == 2, i == len(c.then)-1; got != (c.sent && last) {
+					t.Errorf("%s: behind number %d it is %v that it was sent", c.what, i+1, got)
+				}
+			}
+			lets[1]()
+			for i, done := range all {
+				if err := <-done; err != nil {
+					t.Errorf("%s, %d: %v", c.what, i, err)
+				}
+			}
+		}
+		ended(t, s)
+	})
+}
