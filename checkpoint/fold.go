@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ type Log interface {
 // fold is the state of the messages that a stretch of the log touches, and the
 // checkpoint that holds the others.
 type fold struct {
+	ctx      context.Context
 	base     *File // nil: from the beginning
 	table    *state.Table
 	touched  map[uint64]struct{}
@@ -30,9 +32,10 @@ type fold struct {
 
 // Fold writes the checkpoint at position to: base, nil for the beginning of the
 // log, and the log from there on. Memory is bounded by the stretch of the log, not
-// by what base holds. It reads files only.
-func Fold(out io.Writer, base *File, log Log, uuid [16]byte, to segment.Pos) error {
-	f := &fold{base: base, table: state.NewTable(), touched: make(map[uint64]struct{}), flushed: make(map[string]struct{})}
+// by what base holds. It reads files only. Soon after the context has ended it returns its cause.
+func Fold(ctx context.Context, out io.Writer, base *File, log Log, uuid [16]byte, to segment.Pos) error {
+	out = interruptible{ctx, out}
+	f := &fold{ctx: ctx, base: base, table: state.NewTable(), touched: make(map[uint64]struct{}), flushed: make(map[string]struct{})}
 	if base == nil {
 		return f.run(out, log, uuid, to)
 	}
@@ -48,7 +51,7 @@ func (f *fold) run(out io.Writer, log Log, uuid [16]byte, to segment.Pos) error 
 	}
 	err := log.Frames(from, to, prev, func(fr *segment.Frame) error {
 		f.logBytes += fr.Len
-		return fr.ForEach(f.collect)
+		return errors.Join(context.Cause(f.ctx), fr.ForEach(f.collect))
 	})
 	if err != nil {
 		return fmt.Errorf("reading the log from %v to %v: %w", from, to, err)
@@ -58,7 +61,10 @@ func (f *fold) run(out io.Writer, log Log, uuid [16]byte, to segment.Pos) error 
 			return err
 		}
 	}
-	if err := log.Frames(from, to, prev, f.table.ApplyFrame); err != nil {
+	err = log.Frames(from, to, prev, func(fr *segment.Frame) error {
+		return errors.Join(context.Cause(f.ctx), f.table.ApplyFrame(fr))
+	})
+	if err != nil {
 		return fmt.Errorf("folding the log from %v to %v: %w", from, to, err)
 	}
 	if f.table.Applied != to {
@@ -123,6 +129,9 @@ func (f *fold) load() error {
 	f.base.prepare(f.table, 0)
 	it := f.base.entries()
 	for {
+		if f.ctx.Err() != nil {
+			return context.Cause(f.ctx)
+		}
 		e, err := it.next()
 		if e == nil || err != nil {
 			return err
@@ -153,6 +162,19 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 	}
 }
 
+// interruptible is a writer that ends with a context.
+type interruptible struct {
+	ctx context.Context
+	out io.Writer
+}
+
+func (w interruptible) Write(b []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.out.Write(b)
+}
+
 // SpareName is the name of the file that holds blocks for the next checkpoint.
 const SpareName = "spare-ckpt"
 
@@ -160,16 +182,17 @@ const SpareName = "spare-ckpt"
 // over the file SpareName, if it is there, under a temporary name, synced, renamed, the directory
 // synced, then read back from the device and counted. When it returns nil the checkpoint is
 // durable, was seen to be readable, and adds up. On an error nothing is left under the final name
-// that was not fully written, or that was seen not to be so.
+// that was not fully written, or that was seen not to be so. It ends with the context until the
+// checkpoint has its final name.
 //
 // room is for how many bytes SpareName holds blocks; File.Holds says what the checkpoint has.
-func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (*File, error) {
+func Publish(ctx context.Context, dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (*File, error) {
 	name := Name(to)
 	tmp := TempPrefix + name
 	if err := dir.Remove(tmp); err != nil && !isNotExist(err) {
 		return nil, fmt.Errorf("removing an old %s: %w", tmp, err)
 	}
-	holds, err := write(dir, tmp, base, log, uuid, to, room)
+	holds, err := write(ctx, dir, tmp, base, log, uuid, to, room)
 	if err != nil {
 		return nil, err
 	}
@@ -203,12 +226,12 @@ func Publish(dir disk.Dir, base *File, log Log, uuid [16]byte, to segment.Pos, r
 // Write folds into a new file with a name that is no checkpoint's, and syncs it. The UUID is
 // that of the store that the file is for, which may be a copy of the one that base is of. On an
 // error nothing is left under the name.
-func Write(dir disk.Dir, name string, base *File, log Log, uuid [16]byte, to segment.Pos) error {
+func Write(ctx context.Context, dir disk.Dir, name string, base *File, log Log, uuid [16]byte, to segment.Pos) error {
 	f, err := dir.Create(name)
 	if err != nil {
 		return fmt.Errorf("making %s: %w", name, err)
 	}
-	err = Fold(&fileWriter{f: f}, base, log, uuid, to)
+	err = Fold(ctx, &fileWriter{f: f}, base, log, uuid, to)
 	if err == nil && !barrier.Gone(barrier.CheckpointSync) {
 		err = f.Sync()
 	}
@@ -219,13 +242,13 @@ func Write(dir disk.Dir, name string, base *File, log Log, uuid [16]byte, to seg
 }
 
 // write folds into the spare file, or a new one, under a temporary name, and syncs it.
-func write(dir disk.Dir, tmp string, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (holds int64, err error) {
+func write(ctx context.Context, dir disk.Dir, tmp string, base *File, log Log, uuid [16]byte, to segment.Pos, room int64) (holds int64, err error) {
 	f, spare, err := create(dir, tmp)
 	if err != nil {
 		return 0, fmt.Errorf("making %s: %w", tmp, err)
 	}
 	out := &fileWriter{f: f}
-	err = Fold(out, base, log, uuid, to)
+	err = Fold(ctx, out, base, log, uuid, to)
 	if err == nil && spare {
 		holds, err = out.end(room)
 	}

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -45,7 +46,7 @@ func TestFoldIsReplay(t *testing.T) {
 				w.fail("a replay is not the state at %v", to)
 			}
 			var b bytes.Buffer
-			w.ok(Fold(&b, base, w.log, testUUID, to))
+			w.ok(Fold(context.Background(), &b, base, w.log, testUUID, to))
 			if !bytes.Equal(b.Bytes(), want) {
 				w.fail("the fold at %v is not a replay:\n%s", to, difference(w, b.Bytes(), want))
 			}
@@ -134,7 +135,7 @@ func TestFoldInTheMiddle(t *testing.T) {
 	for _, to := range ends {
 		full, logBytes := w.replayed(to)
 		var b bytes.Buffer
-		w.ok(Fold(&b, nil, w.log, testUUID, to))
+		w.ok(Fold(context.Background(), &b, nil, w.log, testUUID, to))
 		if !bytes.Equal(b.Bytes(), encoded(w, full, logBytes)) {
 			t.Errorf("the fold at %v is not a replay", to)
 		}
@@ -142,7 +143,7 @@ func TestFoldInTheMiddle(t *testing.T) {
 	last := ends[len(ends)-1]
 	for _, to := range []segment.Pos{1, ends[3] + 1, ends[3] - 512, last + 4096, segment.MakePos(last.Segment()+1, 4096), 1 << 63} {
 		var b bytes.Buffer
-		if err := Fold(&b, nil, w.log, testUUID, to); !errors.Is(err, segment.ErrCorrupt) {
+		if err := Fold(context.Background(), &b, nil, w.log, testUUID, to); !errors.Is(err, segment.ErrCorrupt) {
 			t.Errorf("a fold to %v, where no frame ends: %v", to, err)
 		}
 	}
@@ -165,7 +166,7 @@ func TestFoldOfAnotherLog(t *testing.T) {
 		c := w.open(b, mid)
 		defer c.Close()
 		var out bytes.Buffer
-		return Fold(&out, c, w.log, testUUID, w.table.Applied)
+		return Fold(context.Background(), &out, c, w.log, testUUID, w.table.Applied)
 	}
 	w.ok(fold(good))
 	chain := bytes.Clone(good)
@@ -185,7 +186,7 @@ func TestFoldOfAnotherLog(t *testing.T) {
 	again := w.open(encoded(w, full, 0), 0)
 	defer again.Close()
 	var out bytes.Buffer
-	if err := Fold(&out, again, w.log, testUUID, w.table.Applied); err == nil {
+	if err := Fold(context.Background(), &out, again, w.log, testUUID, w.table.Applied); err == nil {
 		t.Error("messages that are in the base were enqueued again, and the fold took both")
 	}
 }
@@ -210,13 +211,13 @@ func TestFoldWriteFails(t *testing.T) {
 		w.step()
 	}
 	var b bytes.Buffer
-	w.ok(Fold(&b, nil, w.log, testUUID, w.table.Applied))
+	w.ok(Fold(context.Background(), &b, nil, w.log, testUUID, w.table.Applied))
 	for n := range b.Len() {
-		if err := Fold(&failing{n}, nil, w.log, testUUID, w.table.Applied); !errors.Is(err, errFull) {
+		if err := Fold(context.Background(), &failing{n}, nil, w.log, testUUID, w.table.Applied); !errors.Is(err, errFull) {
 			t.Fatalf("with room for %d of %d bytes: %v", n, b.Len(), err)
 		}
 	}
-	w.ok(Fold(&failing{b.Len()}, nil, w.log, testUUID, w.table.Applied))
+	w.ok(Fold(context.Background(), &failing{b.Len()}, nil, w.log, testUUID, w.table.Applied))
 }
 
 // Each kind of record that changes a message of the base does so in a fold too, when it is
@@ -295,7 +296,7 @@ func TestFoldTouches(t *testing.T) {
 		want := encoded(w, full, n)
 		base := w.open(before, from)
 		var b bytes.Buffer
-		w.ok(Fold(&b, base, w.log, testUUID, to))
+		w.ok(Fold(context.Background(), &b, base, w.log, testUUID, to))
 		if !bytes.Equal(b.Bytes(), want) {
 			t.Errorf("%s: the fold is not a replay:\n%s", c.name, difference(w, b.Bytes(), want))
 		}
@@ -327,7 +328,7 @@ func TestFoldOfALogThatEndsEarly(t *testing.T) {
 		w.step()
 	}
 	var b bytes.Buffer
-	if err := Fold(&b, nil, short{w.log}, testUUID, w.table.Applied); !errors.Is(err, segment.ErrCorrupt) {
+	if err := Fold(context.Background(), &b, nil, short{w.log}, testUUID, w.table.Applied); !errors.Is(err, segment.ErrCorrupt) {
 		t.Errorf("a checkpoint at a position that the log did not reach: %v", err)
 	}
 }

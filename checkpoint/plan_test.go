@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -62,7 +63,7 @@ func (o *oracle) publish() {
 			return
 		}
 	}
-	c, err := Publish(o.dir, base, o.log, testUUID, o.table.Applied, 0)
+	c, err := Publish(context.Background(), o.dir, base, o.log, testUUID, o.table.Applied, 0)
 	o.ok(err)
 	o.note("checkpoint")
 	o.kept = append(o.kept, c)

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -79,6 +80,10 @@ func (p *publishing) put(fs *memdisk.FS, name string, b []byte) {
 
 // publish is what a store does to make its next checkpoint.
 func (p *publishing) publish(fs disk.FS) (*File, error) {
+	return p.publishWithin(context.Background(), fs)
+}
+
+func (p *publishing) publishWithin(ctx context.Context, fs disk.FS) (*File, error) {
 	dir, err := fs.OpenDir(store, false)
 	if err != nil {
 		return nil, err
@@ -91,7 +96,7 @@ func (p *publishing) publish(fs disk.FS) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(err, found.Close())
 	}
-	c, err := Publish(dir, base, found, testUUID, p.new, 0)
+	c, err := Publish(ctx, dir, base, found, testUUID, p.new, 0)
 	return c, errors.Join(err, base.Close(), found.Close())
 }
 
@@ -210,6 +215,47 @@ func TestPublishCrash(t *testing.T) {
 		if err := done.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A context that ends before any operation ends Publish with its cause, and nothing of the new checkpoint is left, or comes too
+// late; and the next try succeeds.
+func TestPublishEndsWithItsContext(t *testing.T) {
+	p := setUp(t, memdisk.Config{}, 20)
+	why := errors.New("the store is closed")
+	ended, done := 0, 0
+	for n := 0; ; n++ {
+		image := p.fs.Clone()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ops := 0
+		image.OnOp(func(disk.Op, string) {
+			if ops++; ops == n+1 {
+				cancel(why)
+			}
+		})
+		c, err := p.publishWithin(ctx, image)
+		image.OnOp(nil)
+		cancel(nil)
+		if err == nil {
+			err = c.Close()
+			done++
+		} else if errors.Is(err, why) {
+			err = nil
+			ended++
+			if p.look(image, n) {
+				t.Errorf("ended at operation %d, and the checkpoint is there", n)
+			}
+			p.again(image, n)
+		}
+		if err != nil {
+			t.Errorf("operation %d: %v", n, err)
+		}
+		if ops <= n {
+			break
+		}
+	}
+	if ended < 3 || done < 3 {
+		t.Errorf("%d were ended and %d were done", ended, done)
 	}
 }
 

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -17,6 +18,8 @@ const (
 	// closeFold bounds what Close spends on a last checkpoint: the bytes of log, and of the
 	// checkpoint before, that it may have to read.
 	closeFold = 256 << 20
+	// closeFoldWait bounds how long that takes, on a disk that is slow.
+	closeFoldWait = 2 * time.Second
 )
 
 // Close implements mailq.Store. It returns within seconds, also while a write hangs; the
@@ -61,7 +64,7 @@ func (s *Store) beginClose() {
 	s.doubtAll()
 	s.phase = closing
 	s.shut.Store(true)
-	close(s.ended)
+	s.stop(ErrClosed)
 	s.endAll(ErrClosed)
 	s.wakeConsumers()
 	s.roomy.Broadcast()
@@ -137,7 +140,9 @@ func (s *Store) finishClose() error {
 			end = s.log.End()
 			s.claims.setSynced(end)
 			if s.folds.grown.Load() > 0 && s.folds.grown.Load()+s.folds.size.Load() <= closeFold {
-				if err := s.fold(); err != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), closeFoldWait)
+				defer cancel()
+				if err := s.foldWithin(ctx); err != nil {
 					s.opt.Logger.Warn("no checkpoint at close; the log is whole without it", "err", err)
 				}
 			}

@@ -51,21 +51,6 @@ func (s *source) close() error {
 	return errors.Join(errs...)
 }
 
-// Frames implements checkpoint.Log, until the context ends.
-type untilDone struct {
-	checkpoint.Log
-	ctx context.Context
-}
-
-func (l untilDone) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
-	return l.Log.Frames(from, to, prev, func(f *segment.Frame) error {
-		if err := context.Cause(l.ctx); err != nil {
-			return err
-		}
-		return fn(f)
-	})
-}
-
 // copyStore makes a copy in a directory that is not there or empty.
 func copyStore(ctx context.Context, from *source, o *Options, target string) (err error) {
 	inside, err := from.dir.Holds(target)
@@ -208,14 +193,13 @@ func (c *copier) checkpoint() (need map[uint32]struct{}, err error) {
 // fold makes the checkpoint from the newest one that is readable.
 func (c *copier) fold() error {
 	c.ckpt = checkpoint.Name(c.from.to)
-	log := untilDone{c.from.log, c.ctx}
 	bases := c.from.bases
 	if len(bases) == 0 {
 		bases = []*checkpoint.File{nil}
 	}
 	var errs []error
 	for _, b := range bases {
-		err := checkpoint.Write(c.dir, copyPrefix+c.ckpt, b, log, c.meta.uuid, c.from.to)
+		err := checkpoint.Write(c.ctx, c.dir, copyPrefix+c.ckpt, b, c.from.log, c.meta.uuid, c.from.to)
 		if err == nil {
 			c.made = append(c.made, c.ckpt)
 			return nil

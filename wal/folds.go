@@ -126,6 +126,9 @@ func (s *Store) foldLoop() {
 				err = s.fold()
 			}
 		}
+		if err != nil && s.open.Err() != nil {
+			return // the end of the store ended it
+		}
 		if err != nil {
 			s.opt.Logger.Error("a checkpoint could not be made; the log is kept as it is", "err", err)
 			continue
@@ -135,8 +138,12 @@ func (s *Store) foldLoop() {
 }
 
 // fold makes a checkpoint at the position that is applied now, and recycles what the two
-// newest say is dead. A failure leaves everything as it was: the log is the truth.
-func (s *Store) fold() error {
+// newest say is dead. A failure leaves everything as it was: the log is the truth. It ends with ErrClosed when
+// the store does.
+func (s *Store) fold() error { return s.foldWithin(s.open) }
+
+// foldWithin does so until a context ends.
+func (s *Store) foldWithin(ctx context.Context) error {
 	f := &s.folds
 	f.running.Lock()
 	defer f.running.Unlock()
@@ -147,7 +154,7 @@ func (s *Store) fold() error {
 	at := totals{s.table.Counts, int64(s.table.Messages())}
 	s.mu.Unlock()
 	began := s.opt.now()
-	err := f.makeOne(to, streams, grown, growth)
+	err := f.makeOne(ctx, to, streams, grown, growth)
 	var odd error
 	if err == nil {
 		var files bool
@@ -159,15 +166,17 @@ func (s *Store) fold() error {
 	f.failed, f.odd, f.ended = err, odd, s.opt.now()
 	f.took = f.ended.Sub(began)
 	f.mu.Unlock()
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		// Not at once again: when as much has been appended as made it due.
 		f.grown.Store(0)
+	}
+	if err != nil {
 		return err
 	}
 	return s.recycle()
 }
 
-func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, growth int64) error {
+func (f *foldState) makeOne(ctx context.Context, to segment.Pos, streams map[uint32]bool, grown, growth int64) error {
 	if f.newest != nil && f.newest.Pos == to {
 		return nil
 	}
@@ -175,11 +184,11 @@ func (f *foldState) makeOne(to segment.Pos, streams map[uint32]bool, grown, grow
 		return err // only with NoSync: a checkpoint promises what it folds
 	}
 	f.takesAtLeast(checkpoint.SpareName, f.nextSize()) // which it is not refused: nothing is given back without it
-	c, err := checkpoint.Publish(f.s.dir, f.newest, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
+	c, err := checkpoint.Publish(ctx, f.s.dir, f.newest, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	if errors.Is(err, segment.ErrCorrupt) && f.older != nil {
 		// It may have decayed since the store was opened. What the older one needs is there still.
 		f.s.opt.Logger.Warn("folding from the older checkpoint", "err", err)
-		c, err = checkpoint.Publish(f.s.dir, f.older, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
+		c, err = checkpoint.Publish(ctx, f.s.dir, f.older, f.s.log, f.s.uuid, to, f.holds(checkpoint.SpareName))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("checkpoint at %v: %w", to, err), f.unpublished())

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -314,7 +315,7 @@ func replayed(fs disk.FS) (state []byte, newest string, err error) {
 	}
 	if r.table.Applied != 0 {
 		var folded bytes.Buffer
-		if err := checkpoint.Fold(&folded, r.newest, r.found, m.uuid, r.table.Applied); err != nil {
+		if err := checkpoint.Fold(context.Background(), &folded, r.newest, r.found, m.uuid, r.table.Applied); err != nil {
 			return nil, newest, fmt.Errorf("folding: %w", err)
 		}
 		if !bytes.Equal(folded.Bytes(), encode(logBytes)) {

@@ -149,9 +149,11 @@ func newStore(d disk.Dir, lock interface{ Close() error }, m meta, o Options) *S
 		streams: make(map[*stream]struct{}), consumers: make(map[*consumer]struct{}), wide: make(map[*consumer]struct{}),
 		narrow: make(map[string][]*consumer), single: make(map[string]*consumer),
 		damaged: make(map[uint64]error), clockPoke: make(chan struct{}, 1), work: make(chan struct{}, 1),
-		ended: make(chan struct{}), done: make(chan struct{}), rotated: make(chan struct{}, 1),
+		done: make(chan struct{}), rotated: make(chan struct{}, 1),
 	}
 	s.roomy = sync.NewCond(&s.mu)
+	s.open, s.stop = context.WithCancelCause(context.Background())
+	s.ended = s.open.Done()
 	return s
 }
 

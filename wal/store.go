@@ -83,9 +83,11 @@ type Store struct {
 	committer  committer
 	roomy      *sync.Cond // on mu: filling has room again, or the store ends
 	phase      phase
-	failure    error         // why the store latched
-	ended      chan struct{} // closed when phase leaves running for closing or failed
-	idle       chan struct{} // closed when out is 0 while the store is shutting down
+	failure    error           // why the store latched
+	open       context.Context // ends, with why, when phase leaves running for closing or failed
+	stop       context.CancelCauseFunc
+	ended      <-chan struct{} // open.Done()
+	idle       chan struct{}   // closed when out is 0 while the store is shutting down
 	damaged    map[uint64]error
 	suspended  int   // queues that take no mail
 	placed     int64 // bytes of batches that have a place in a group and are not in the log
@@ -271,12 +273,10 @@ func (s *Store) latch(err error) {
 	if s.phase == failed {
 		return
 	}
-	if s.phase < closing {
-		close(s.ended)
-	}
 	s.phase = failed
 	s.shut.Store(true)
 	s.failure = fmt.Errorf("%w: %w", ErrFailed, err)
+	s.stop(s.failure)
 	s.endAll(s.failure)
 	s.opt.Logger.Error("the store failed; only reopening clears it", "dir", s.dir.Path(), "err", err)
 	s.roomy.Broadcast()
