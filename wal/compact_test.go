@@ -248,9 +248,14 @@ func TestCompactSetsDamageAside(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
 				fs := memdisk.New(memdisk.Config{})
-				s := started(t, tiny(fs))
+				o := tiny(fs)
+				o.CompactMin = 1 << 40 // it is left to Compact
+				s := started(t, o)
 				a := newAccount()
 				if err := a.thin(s, "a", 60, 20); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Checkpoint(t.Context()); err != nil { // or a fold would read what is damaged
 					t.Fatal(err)
 				}
 				s.mu.Lock()
