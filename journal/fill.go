@@ -29,9 +29,9 @@ const (
 var zeros = sync.OnceValue(func() []byte { return segment.Aligned(zeroStep) })
 
 // fillNew allocates a new file and writes zeros over it once, so that no later write has to
-// convert an extent, which costs a journal commit each. When hurry says so it leaves the rest
-// as it is.
-func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
+// convert an extent, which costs a journal commit each. Before each step it asks whether to go on, and leaves
+// the rest as it is if not.
+func fillNew(dir disk.Dir, f disk.File, size int64, goOn func() bool) error {
 	if err := f.Allocate(size); err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 		step, write = zeroStepCached, func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
 	}
 	zeros := zeros()
-	for off := int64(0); off < size && !hurry(); off += step {
+	for off := int64(0); off < size && goOn(); off += step {
 		if err := write(off, zeros[:min(step, size-off)]); err != nil {
 			return err
 		}
@@ -48,9 +48,9 @@ func fillNew(dir disk.Dir, f disk.File, size int64, hurry func() bool) error {
 	return nil
 }
 
-// hurry reports whether a new file gets no more zeros: the log waits for it, and frames are so long that twice the
-// bytes would cost more than the conversions do. As long as there is time it rests first.
-func (m *maker) hurry() bool {
+// goOn rests between two steps of zeros as long as there is time, and reports whether a new file gets more of them: not
+// when the log waits for it, and frames are so long that twice the bytes would cost more than the conversions do.
+func (m *maker) goOn() bool {
 	if size := m.l.opt.SegmentSize; size >= 8*zeroStep && m.l.End().Offset() < size/2 && !m.waited.Load() {
 		m.mu.Lock()
 		stop := m.stop
@@ -59,7 +59,7 @@ func (m *maker) hurry() bool {
 			time.Sleep(zeroRest)
 		}
 	}
-	return m.waited.Load() && m.l.typical.Load() > zerosUpTo
+	return !m.waited.Load() || m.l.typical.Load() <= zerosUpTo
 }
 
 // noteLength has the typical length of a frame follow that of one that has landed.

@@ -17,13 +17,13 @@ func TestFillNew(t *testing.T) {
 				t.Fatal(err)
 			}
 			asked := 0
-			err = fillNew(dir, f, size, func() bool { asked++; return asked > patience })
+			err = fillNew(dir, f, size, func() bool { asked++; return asked <= patience })
 			n, err2 := f.Size()
 			if err != nil || err2 != nil || n != size {
 				t.Errorf("%s, patience %d: %d bytes, %v, %v", name, patience, n, err, err2)
 			}
 			if patience < 3 && asked != patience+1 || patience > 3 && asked < 3 {
-				t.Errorf("%s, patience %d: asked %d times whether somebody waits", name, patience, asked)
+				t.Errorf("%s, patience %d: asked %d times whether to go on", name, patience, asked)
 			}
 			b := make([]byte, size)
 			if _, err := f.ReadAt(b, 0); err != nil {
@@ -52,13 +52,13 @@ func TestZerosForShortFrames(t *testing.T) {
 		length int64
 		waits  bool
 		want   bool
-	}{{block, true, false}, {zerosUpTo + 2*block, false, false}, {zerosUpTo + 2*block, true, true}, {zerosUpTo - block, true, false}} {
+	}{{block, true, true}, {zerosUpTo + 2*block, false, true}, {zerosUpTo + 2*block, true, false}, {zerosUpTo - block, true, true}} {
 		for range 20 * typicalOver {
 			r.log.noteLength(step.length)
 		}
 		r.log.maker.waited.Store(step.waits)
-		if got := r.log.maker.hurry(); got != step.want {
-			t.Errorf("frames of %d bytes, waits %v: no zeros is %v", step.length, step.waits, got)
+		if got := r.log.maker.goOn(); got != step.want {
+			t.Errorf("frames of %d bytes, waits %v: that zeros go on is %v", step.length, step.waits, got)
 		}
 	}
 }

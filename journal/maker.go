@@ -347,7 +347,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		from = m.pop(&m.free, 0)
 	}
 	if from != "" {
-		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
+		s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.goOn)
 		if err == nil || errors.Is(err, errNames) {
 			return s, err
 		}
@@ -380,7 +380,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 		}
 		return m.makeNew(number)
 	}
-	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.hurry)
+	s, err := makeSegment(m.l.dir, from, number, m.l.uuid, m.l.opt, m.goOn)
 	if err != nil && !errors.Is(err, errNames) {
 		err = errors.Join(err, m.gone(from, m.l.opt.SegmentSize))
 	}
@@ -391,7 +391,7 @@ func (m *maker) make(number uint32) (*segment.Segment, error) {
 func (m *maker) makeNew(number uint32) (*segment.Segment, error) {
 	opt := m.l.opt
 	opt.SegmentSize = m.size()
-	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.hurry)
+	s, err := makeSegment(m.l.dir, "", number, m.l.uuid, opt, m.goOn)
 	if err != nil && !errors.Is(err, errNames) {
 		// What it had made by then, it has removed.
 		err = errors.Join(err, m.gone("", m.l.opt.SegmentSize))
@@ -452,7 +452,7 @@ var errNotOurs = errors.New("of another size or shared with somebody, so it is n
 
 // MakeFirst makes segment 1 of a new store.
 func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
-	s, err := makeSegment(dir, "", 1, uuid, opt, func() bool { return false })
+	s, err := makeSegment(dir, "", 1, uuid, opt, func() bool { return true })
 	if err != nil {
 		return err
 	}
@@ -462,7 +462,7 @@ func MakeFirst(dir disk.Dir, uuid [16]byte, opt Options) error {
 // makeSegment makes a segment from a file with a free name, or from nothing.
 //
 // A spare one is written to once, as a new one is.
-func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options, hurry func() bool) (s *segment.Segment, err error) {
+func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Options, goOn func() bool) (s *segment.Segment, err error) {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, fmt.Errorf("drawing a salt: %w", err)
@@ -490,11 +490,11 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 		return nil, err
 	}
 	if fresh {
-		err = fillNew(dir, f, h.Size, hurry)
+		err = fillNew(dir, f, h.Size, goOn)
 	} else {
 		err = mayReuse(f, h.Size)
 		if err == nil && strings.HasPrefix(from, sparePrefix) {
-			err = fillNew(dir, f, h.Size, hurry)
+			err = fillNew(dir, f, h.Size, goOn)
 		}
 	}
 	if err == nil {
