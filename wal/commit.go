@@ -150,6 +150,9 @@ func (s *Store) waitRoom(ctx context.Context) error {
 		s.roomy.Broadcast()
 	})
 	defer stop()
+	if g := s.filling; g != nil {
+		g.full = true
+	}
 	s.poke()
 	s.roomy.Wait()
 	return nil

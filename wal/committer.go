@@ -180,7 +180,7 @@ func (s *Store) hasWork() bool {
 	if s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
 		return true
 	}
-	return !g.empty() && (len(s.committer.flights) == 0 || g.outweighs(s.committer.flights[0]) || s.phase >= closing)
+	return !g.empty() && (len(s.committer.flights) == 0 || g.full || g.outweighs(s.committer.flights[0]) || s.phase >= closing)
 }
 
 // outweighs reports whether a group carries as many batches as one that is in flight, or as many bytes. One that does not

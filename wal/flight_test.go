@@ -349,15 +349,15 @@ func TestNudgeWhileAWriteFindsNoRoom(t *testing.T) {
 	})
 }
 
-// A second commit is sent after one that is in flight when it carries as many batches or as many bytes, and when it does
-// not it is sent when the other has landed.
+// A second commit is sent after one that is in flight when it carries as many batches or as many bytes, or can carry no more;
+// else when the other has landed.
 func TestSecondInFlightCarriesAsMuch(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		s := started(t, roomy(memdisk.New(memdisk.Config{})))
 		for _, c := range []struct {
 			what string
 			then []int // lengths of the messages that come while one frame with three messages of 1000 bytes is in flight
-			sent bool
+			last bool  // with the last of them they are sent
 		}{
 			{"fewer and shorter", []int{100, 1000}, false},
 			{"as many", []int{10, 10, 10}, true},
@@ -382,8 +382,18 @@ func TestSecondInFlightCarriesAsMuch(t *testing.T) {
 			}
 			for i, n := range c.then {
 				post(n)
-				if got, last := inFlight() == 2, i == len(c.then)-1; got != (c.sent && last) {
+				if got, last := inFlight() == 2, i == len(c.then)-1; got != (c.last && last) {
 					t.Errorf("%s: behind number %d it is %v that it was sent", c.what, i+1, got)
+				}
+			}
+			if !c.last { // nothing fits beside a batch as long as that
+				long := Batch{Enqueue: []Message{mailing(strings.Repeat("x", 240_000)), mailing(strings.Repeat("y", 240_000)), mailing(strings.Repeat("z", 240_000))}}
+				done := make(chan error, 1)
+				go func() { done <- second(s.Commit(context.Background(), long)) }()
+				all = append(all, done)
+				synctest.Wait()
+				if inFlight() != 2 {
+					t.Errorf("%s: it was not sent though somebody waits for room", c.what)
 				}
 			}
 			lets[1]()

@@ -22,6 +22,7 @@ type group struct {
 	growth   int64 // what those add to the next checkpoint
 	nudge    bool  // it moves the position of the log for whoever waits in nudge
 	forgets  int   // keys that it drops
+	full     bool  // somebody waits for room that it has not
 	encoding sync.WaitGroup
 
 	// From takeGroup to its landing.
@@ -104,7 +105,7 @@ func (g *group) hasFrame() bool { return g.records > 0 || g.kind == segment.Mark
 // reset makes the group ready to be opened again.
 func (g *group) reset() {
 	g.slab, g.table, g.body = nil, nil, nil
-	g.records, g.placed, g.growth, g.nudge, g.forgets = 0, 0, 0, false, 0
+	g.records, g.placed, g.growth, g.nudge, g.forgets, g.full = 0, 0, 0, false, 0, false
 	g.written, g.err = false, nil
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]
