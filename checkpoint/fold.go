@@ -34,7 +34,7 @@ type fold struct {
 // log, and the log from there on. Memory is bounded by the stretch of the log, not
 // by what base holds. It reads files only. Soon after the context has ended it returns its cause.
 func Fold(ctx context.Context, out io.Writer, base *File, log Log, uuid [16]byte, to segment.Pos) error {
-	out = interruptible{ctx, out}
+	log, out = untilDone{log, ctx}, interruptible{ctx, out}
 	f := &fold{ctx: ctx, base: base, table: state.NewTable(), touched: make(map[uint64]struct{}), flushed: make(map[string]struct{})}
 	if base == nil {
 		return f.run(out, log, uuid, to)
@@ -51,7 +51,7 @@ func (f *fold) run(out io.Writer, log Log, uuid [16]byte, to segment.Pos) error 
 	}
 	err := log.Frames(from, to, prev, func(fr *segment.Frame) error {
 		f.logBytes += fr.Len
-		return errors.Join(context.Cause(f.ctx), fr.ForEach(f.collect))
+		return fr.ForEach(f.collect)
 	})
 	if err != nil {
 		return fmt.Errorf("reading the log from %v to %v: %w", from, to, err)
@@ -61,10 +61,7 @@ func (f *fold) run(out io.Writer, log Log, uuid [16]byte, to segment.Pos) error 
 			return err
 		}
 	}
-	err = log.Frames(from, to, prev, func(fr *segment.Frame) error {
-		return errors.Join(context.Cause(f.ctx), f.table.ApplyFrame(fr))
-	})
-	if err != nil {
+	if err := log.Frames(from, to, prev, f.table.ApplyFrame); err != nil {
 		return fmt.Errorf("folding the log from %v to %v: %w", from, to, err)
 	}
 	if f.table.Applied != to {
@@ -160,6 +157,21 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 			}
 		}
 	}
+}
+
+// untilDone is a log that ends with a context.
+type untilDone struct {
+	Log
+	ctx context.Context
+}
+
+func (l untilDone) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	return l.Log.Frames(from, to, prev, func(f *segment.Frame) error {
+		if l.ctx.Err() != nil {
+			return context.Cause(l.ctx)
+		}
+		return fn(f)
+	})
 }
 
 // interruptible is a writer that ends with a context.

@@ -65,7 +65,7 @@ func (s *Store) compactLoop() {
 	defer s.bg.Done()
 	for {
 		select {
-		case <-s.ended:
+		case <-s.open.Done():
 			return
 		case <-s.compaction.wake:
 		}
@@ -299,7 +299,7 @@ func (s *Store) pace(ctx context.Context, n, rate int64, began time.Time) error 
 	case <-t.C:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-s.ended:
+	case <-s.open.Done():
 	}
 	return nil
 }

@@ -213,7 +213,7 @@ func (c *consumer) sleep(ctx context.Context, wait time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-c.s.ended:
+	case <-c.s.open.Done():
 	case <-c.wake:
 	case <-alarm:
 	}

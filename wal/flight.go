@@ -90,7 +90,7 @@ func (s *Store) waitDisk(full error) error {
 		s.opt.Logger.Warn("the disk is full; intake is shut", "dir", s.dir.Path(), "err", full)
 	}
 	select {
-	case <-s.ended:
+	case <-s.open.Done():
 		return fmt.Errorf("closed while the disk was full: %w", full)
 	case <-time.After(retryFull):
 		return nil

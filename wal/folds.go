@@ -113,7 +113,7 @@ func (s *Store) foldLoop() {
 	defer s.bg.Done()
 	for {
 		select {
-		case <-s.ended:
+		case <-s.open.Done():
 			return
 		case <-s.folds.wake:
 		}
@@ -166,11 +166,10 @@ func (s *Store) foldWithin(ctx context.Context) error {
 	f.failed, f.odd, f.ended = err, odd, s.opt.now()
 	f.took = f.ended.Sub(began)
 	f.mu.Unlock()
-	if err != nil && ctx.Err() == nil {
-		// Not at once again: when as much has been appended as made it due.
-		f.grown.Store(0)
-	}
 	if err != nil {
+		if ctx.Err() == nil { // not at once again: when as much has been appended as made it due
+			f.grown.Store(0)
+		}
 		return err
 	}
 	return s.recycle()
@@ -309,7 +308,7 @@ func (s *Store) Compact(ctx context.Context) error {
 		if err := s.compact(ctx, 0); err != nil {
 			return err
 		}
-		s.log.Collected(s.ended)
+		s.log.Collected(s.open.Done())
 		return nil
 	})
 }

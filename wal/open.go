@@ -153,7 +153,6 @@ func newStore(d disk.Dir, lock interface{ Close() error }, m meta, o Options) *S
 	}
 	s.roomy = sync.NewCond(&s.mu)
 	s.open, s.stop = context.WithCancelCause(context.Background())
-	s.ended = s.open.Done()
 	return s
 }
 
@@ -363,7 +362,7 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	if idle != nil {
 		select {
 		case <-idle:
-		case <-s.ended:
+		case <-s.open.Done():
 		case <-ctx.Done():
 			err = fmt.Errorf("claims are still out: %w", ctx.Err())
 		}

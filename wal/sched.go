@@ -345,7 +345,7 @@ func (s *Store) clock() {
 	defer t.Stop()
 	for more := true; more; {
 		select {
-		case <-s.ended:
+		case <-s.open.Done():
 			return
 		default:
 		}
@@ -359,7 +359,7 @@ func (s *Store) clock() {
 	}
 	for {
 		select {
-		case <-s.ended:
+		case <-s.open.Done():
 			return
 		case <-s.clockPoke:
 		case <-t.C:

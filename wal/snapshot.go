@@ -76,7 +76,7 @@ func (s *Store) Snapshot(ctx context.Context, target string) error {
 	case err = <-done:
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case <-s.ended:
+	case <-s.open.Done():
 		s.mu.Lock()
 		err = s.gate(true)
 		s.mu.Unlock()

@@ -253,7 +253,7 @@ func (s *Store) spaceLoop() {
 	defer tick.Stop()
 	for {
 		select {
-		case <-s.ended:
+		case <-s.open.Done():
 			return
 		case <-s.rotated:
 		case <-tick.C:

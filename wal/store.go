@@ -86,8 +86,7 @@ type Store struct {
 	failure    error           // why the store latched
 	open       context.Context // ends, with why, when phase leaves running for closing or failed
 	stop       context.CancelCauseFunc
-	ended      <-chan struct{} // open.Done()
-	idle       chan struct{}   // closed when out is 0 while the store is shutting down
+	idle       chan struct{} // closed when out is 0 while the store is shutting down
 	damaged    map[uint64]error
 	suspended  int   // queues that take no mail
 	placed     int64 // bytes of batches that have a place in a group and are not in the log

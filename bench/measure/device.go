@@ -39,10 +39,16 @@ const sectorSize = 512 // of the kernel's counters, whatever the device's is
 func CounterFor(dir string) *Counter {
 	if dev, ok := deviceOf(dir); ok {
 		file := "/sys/dev/block/" + dev + "/stat"
-		read := func() float64 {
+		fields := func() []string { // none where there are not as many as any kernel has
 			b, err := os.ReadFile(file)
-			f := strings.Fields(string(b))
-			if err != nil || len(f) < 7 {
+			if f := strings.Fields(string(b)); err == nil && len(f) >= 11 {
+				return f
+			}
+			return nil
+		}
+		read := func() float64 {
+			f := fields()
+			if f == nil {
 				return -1
 			}
 			n, err := strconv.ParseFloat(f[6], 64)
@@ -53,12 +59,11 @@ func CounterFor(dir string) *Counter {
 		}
 		if read() >= 0 {
 			return &Counter{file, read, func() string {
-				b, _ := os.ReadFile(file)
-				f := strings.Fields(string(b))
-				if len(f) < 8 {
+				f := fields()
+				if f == nil {
 					return ""
 				}
-				return fmt.Sprint(f[4:8], f[min(11, len(f)):]) // writes; discards and flushes, which older kernels do not count
+				return fmt.Sprint(f[4:8], f[11:]) // writes; discards and flushes, which older kernels do not count
 			}}
 		}
 	}
