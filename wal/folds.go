@@ -298,7 +298,8 @@ func (s *Store) Checkpoint(ctx context.Context) error {
 // Compact gives space back: it makes the checkpoints that are needed to know what is dead,
 // recycles segments in which nothing lives, and empties those in which little does, as
 // fast as the disk goes. When it returns nil the files of these are removed, or kept for another life, and with
-// Options.Scrub hold zeros, but for those that somebody reads. Options.Trace is told how far it has come. It may be
+// Options.Scrub hold zeros, but for those that somebody reads, and those with a message that is too long for the frames
+// of a SegmentSize made smaller since. Options.Trace is told how far it has come. It may be
 // interrupted at any time: what was copied by then is done.
 func (s *Store) Compact(ctx context.Context) error {
 	return s.background(ctx, func() error {
