@@ -81,7 +81,7 @@ func TestCycle(t *testing.T) {
 }
 
 func TestDeferral(t *testing.T) {
-	rate1(t, small(t, "deferral", system.Mtawal, system.Pebble), true)
+	rate1(t, small(t, "deferral", system.Mtawal, system.Pebble), false) // it has no floor
 }
 
 func TestDrain(t *testing.T) {
