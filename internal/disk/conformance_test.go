@@ -316,6 +316,9 @@ func TestAllocate(t *testing.T) {
 		if size, err := f.Size(); err != nil || size != 1<<16 {
 			t.Error("a failed Allocate left", size, err)
 		}
+		if e.fs == disk.OS() {
+			return // it takes all room that the machine has for a moment: TestFull does so on a file system of its own
+		}
 		s, err := e.dir.Space()
 		e.ok(err)
 		if err := f.Allocate(s.Total + 1<<40); err == nil {
