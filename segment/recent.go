@@ -4,6 +4,8 @@ import (
 	"sort"
 	"sync"
 	"unsafe"
+
+	"github.com/mtawal/mtawal/internal/disk"
 )
 
 // Recent is the frames that a log wrote last, in the memory that they were laid out in: durable
@@ -83,7 +85,7 @@ func (r *Recent) newest() *Slab {
 	if n := len(r.free); n > 0 {
 		s, r.free = r.free[n-1], r.free[:n-1]
 	} else {
-		s = &Slab{table: Aligned(r.table)[:0], body: Aligned(r.body)[:0]}
+		s = &Slab{table: Aligned(r.table)[:0], body: slabBody(r.body)[:0]}
 	}
 	s.table, s.body, s.found = s.table[:0], s.body[:0], true
 	clear(s.frames)
@@ -181,13 +183,29 @@ func (r *Recent) Bytes() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.slabs) + r.detached + len(r.free)
-	return int64(n) * int64(r.table+r.body)
+	size := r.table + r.body
+	if r.body >= disk.HugePage {
+		size += disk.HugePage // to begin at one
+	}
+	return int64(n) * int64(size)
+}
+
+// slabBody returns n bytes that direct writes are made from again and again.
+func slabBody(n int) []byte {
+	if n < disk.HugePage {
+		return Aligned(n)
+	}
+	b := alignedTo(n, disk.HugePage)
+	disk.AdviseHuge(b)
+	return b
 }
 
 // Aligned returns n bytes that begin at a multiple of the least alignment, as direct
 // writes want them.
-func Aligned(n int) []byte {
-	b := make([]byte, n+AlignmentMin)
-	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (AlignmentMin - 1)
+func Aligned(n int) []byte { return alignedTo(n, AlignmentMin) }
+
+func alignedTo(n, unit int) []byte {
+	b := make([]byte, n+unit)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (unit - 1)
 	return b[skip : skip+n : skip+n]
 }

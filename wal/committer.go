@@ -180,14 +180,25 @@ func (s *Store) hasWork() bool {
 	if s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
 		return true
 	}
-	return !g.empty() && (len(s.committer.flights) == 0 || g.full || g.outweighs(s.committer.flights[0]) || s.phase >= closing)
+	if g.empty() {
+		return false
+	}
+	if len(s.committer.flights) == 0 || g.full || s.phase >= closing {
+		return true
+	}
+	f := s.committer.flights[0]
+	return f.size() < besideMax && g.outweighs(f)
 }
+
+// besideMax is how long a frame in flight may be for another to be sent beside it. A longer one keeps the device
+// busy by itself, and who waits for it makes one commit out of two.
+const besideMax = 64 << 10
 
 // outweighs reports whether a group carries as many batches as one that is in flight, or as many bytes. One that does not
 // is not sent after it: it would have its answers behind those of the other in any case, and whoever the other
 // answers comes again and would find both places taken by little.
 func (g *group) outweighs(f *group) bool {
-	return len(g.tickets) >= len(f.tickets) || len(g.table)+len(g.body) >= len(f.table)+len(f.body)
+	return len(g.tickets) >= len(f.tickets) || g.size() >= f.size()
 }
 
 // wantsMarker reports whether a Marker is due soon: for the promise of the last commit, or

@@ -99,6 +99,9 @@ func (g *group) fits(table, body int) bool {
 
 func (g *group) empty() bool { return len(g.tickets) == 0 }
 
+// size is what the group carries, in bytes.
+func (g *group) size() int { return len(g.table) + len(g.body) }
+
 // hasFrame reports whether anything is written for it.
 func (g *group) hasFrame() bool { return g.records > 0 || g.kind == segment.Marker }
 

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package disk
+
+// AdviseHuge does nothing here.
+func AdviseHuge([]byte) {}
