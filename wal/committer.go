@@ -42,6 +42,9 @@ func (s *Store) run() {
 		}
 		s.landRest()
 		for {
+			if _, ok := s.gather(); !ok && !due {
+				break
+			}
 			g, end := s.takeGroup(nil, due)
 			if end {
 				return
@@ -73,10 +76,21 @@ func (s *Store) lead(t *ticket) {
 	// Whoever else is about to submit gets to do so first, and rides along: where many
 	// were woken by the commit before, the first of them would go alone.
 	runtime.Gosched()
+	waited, ok := s.gather()
+	if !ok {
+		return
+	}
 	g, _ := s.takeGroup(t, false)
-	if g != nil && s.commitGroup(g, true) {
+	if g != nil && s.commitGroup(g, true) || g == nil && waited && s.mayTake() {
 		s.poke()
 	}
+}
+
+// mayTake reports whether run has something to do.
+func (s *Store) mayTake() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hasWork() || s.phase >= closing
 }
 
 // takeGroup takes the group that has filled, or an empty one where a Marker is due. It returns none when
@@ -107,6 +121,7 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 		}
 	}
 	c.placing = true
+	s.gatherer.missing.Store(0)
 	c.busy++
 	c.flights = append(c.flights, g)
 	g.slot = slices.Index(c.slots[:], false)

@@ -192,6 +192,7 @@ func (s *Store) landFirst() {
 		return
 	}
 	c.flights = slices.Delete(c.flights, 0, 1)
+	s.answered(len(g.tickets))
 	more := err == nil && s.hasWork()
 	s.mu.Unlock()
 	if more {

@@ -81,6 +81,7 @@ type Store struct {
 	spares     []*group
 	recent     *segment.Recent // frames in memory: those that fill, and those written last
 	committer  committer
+	gatherer   gatherer
 	roomy      *sync.Cond // on mu: filling has room again, or the store ends
 	phase      phase
 	failure    error           // why the store latched
