@@ -212,6 +212,7 @@ func (s *Store) resume(r *recovered) error {
 	}
 	s.floor.init(s.opt.now(), s.workQueue())
 	s.table.Observer = (*observer)(s)
+	s.space.enqueued = s.table.Counts.Enqueued
 	s.measure()
 	s.segment = log.End().Segment()
 	s.committer = committer{marker: time.NewTimer(markerAfter), armed: true, runners: flightsMax}

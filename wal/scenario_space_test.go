@@ -568,6 +568,35 @@ func TestScenario_AnIdleStoreShrinks(t *testing.T) {
 	})
 }
 
+// A store whose mail is delivered as fast as it comes is empty whenever somebody looks, and not idle: it does
+// not make segments small and large in turn.
+func TestScenario_AStoreThatIsNearlyAlwaysEmptyIsNotIdle(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		made := 0
+		fs.OnOp(func(op disk.Op, name string) {
+			if op == disk.OpCreate && strings.Contains(name, "free-new-") {
+				made++
+			}
+		})
+		s := started(t, Options{SegmentSize: 4 << 20, claims: 1024, fs: fs})
+		const mails = 1000
+		for range mails {
+			time.Sleep(spaceEvery / 7)
+			posted(t, s, "mail")
+			if err := taken(t, s).SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// The first two, a small one for as long as it was new and empty, and what was written.
+		if most := 4 + 3*mails*2*segment.AlignmentMin/(4<<20); made > most {
+			t.Errorf("%d segments were made, for at most %d that were needed", made, most)
+		}
+		ended(t, s)
+		fs.OnOp(nil)
+	})
+}
+
 // An idle store gives back the blocks for checkpoints that one before it, which was killed, had held: all
 // that it has of them is names.
 func TestScenario_AnIdleStoreGivesBackWhatAKilledOneHeld(t *testing.T) {

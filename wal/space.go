@@ -67,6 +67,7 @@ type diskRoom struct {
 
 	// Of the goroutine that looks.
 	mailAt    time.Time // when there was mail
+	enqueued  int64     // recipients, at the last look
 	settledAt time.Time // when segments before the tail of an idle store were to go
 
 	bound   atomic.Int64 // MaxBytes, or above it, see findBound
@@ -274,19 +275,26 @@ func (s *Store) spaceLoop() {
 func (s *Store) keepReserve() {
 	now := s.opt.now()
 	s.mu.Lock()
-	mail := s.table.Messages() > 0
+	// Where mail is delivered as fast as it comes none may be there at any look.
+	n := s.table.Counts.Enqueued
+	mail := s.table.Messages() > 0 || n != s.space.enqueued
 	s.mu.Unlock()
+	s.space.enqueued = n
 	if mail {
 		s.space.mailAt = now
 	}
-	n := 0
+	spares := 0
 	if now.Sub(s.space.mailAt) < spareIdle {
-		n = spareFiles
+		spares = spareFiles
 	}
-	s.log.Reserve(n)
-	s.folds.keepRoom(n > 0)
-	s.space.idle.Store(n == 0)
-	if n == 0 {
+	s.log.Reserve(spares)
+	s.folds.keepRoom(spares > 0)
+	was := s.space.idle.Swap(spares == 0)
+	if spares > 0 {
+		return
+	}
+	s.log.Idle(s.opt.idle)
+	if was { // else the small segment is being made
 		s.shrink()
 	}
 }
@@ -295,7 +303,6 @@ func (s *Store) keepReserve() {
 // small segment, and all before it is dead. What a crash, or an error, has kept from going with that
 // goes now and then.
 func (s *Store) shrink() {
-	s.log.Idle(s.opt.idle)
 	var err error
 	switch now := s.opt.now(); {
 	case s.log.Shrinks():
