@@ -167,7 +167,7 @@ func (s *Store) place(t *ticket) *group {
 	table, body := t.need()
 	g.table, g.body = g.table[:t.tableAt+table], g.body[:t.bodyAt+body]
 	g.tickets = append(g.tickets, t)
-	s.came(g)
+	s.joined(g)
 	g.encoding.Add(1)
 	g.placed += int64(table + body)
 	s.placed += int64(table + body)

@@ -42,9 +42,6 @@ func (s *Store) run() {
 		}
 		s.landRest()
 		for {
-			if _, ok := s.gather(); !ok && !due {
-				break
-			}
 			g, end := s.takeGroup(nil, due)
 			if end {
 				return
@@ -76,27 +73,31 @@ func (s *Store) lead(t *ticket) {
 	// Whoever else is about to submit gets to do so first, and rides along: where many
 	// were woken by the commit before, the first of them would go alone.
 	runtime.Gosched()
-	waited, ok := s.gather()
-	if !ok {
-		return
-	}
-	g, _ := s.takeGroup(t, false)
-	if g != nil && s.commitGroup(g, true) || g == nil && waited && s.mayTake() {
+	if g, _ := s.takeGroup(t, false); g != nil && s.commitGroup(g, true) {
 		s.poke()
 	}
 }
 
-// mayTake reports whether run has something to do.
-func (s *Store) mayTake() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hasWork() || s.phase >= closing
-}
-
 // takeGroup takes the group that has filled, or an empty one where a Marker is due. It returns none when
 // there is nothing to do, when another one has no place yet, or when as many as may be are in flight; end says that the store is closing and
-// all that was submitted is done. With a ticket it takes that ticket's group only.
+// all that was submitted is done. With a ticket it takes that ticket's group only. A short group may have to wait, see
+// gather; while somebody waits others get none.
 func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
+	g, end, wait := s.tryTake(t, due, awaited{})
+	if wait.asked == 0 {
+		return g, end
+	}
+	if !s.gatherer.gather() {
+		return nil, false
+	}
+	if g, end, _ = s.tryTake(t, due, wait); g == nil && !end {
+		s.poke() // others have stood back meanwhile
+	}
+	return g, end
+}
+
+// tryTake does what takeGroup does, and says for whom the group is to wait first. waited is that, the second time.
+func (s *Store) tryTake(t *ticket, due bool, waited awaited) (g *group, end bool, wait awaited) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &s.committer
@@ -104,20 +105,27 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 		c.armed = false
 	}
 	if c.placing || len(c.flights) == flightsMax {
-		return nil, false // and looks again when that is done
+		return nil, false, wait // and looks again when that is done
 	}
 	g = s.filling
 	if t != nil && (g == nil || t.group != g) {
-		return nil, false
+		return nil, false, wait
 	}
 	if !s.hasWork() {
 		end = s.phase >= closing && c.busy == 0 && len(c.flights) == 0
 		if g == nil || !due || len(c.flights) > 0 || !s.wantsMarker() {
-			return nil, end
+			return nil, end, wait
 		}
 		if left := markerAfter - time.Since(c.last); left > 0 && len(s.attempts) == 0 {
 			s.armMarker(left)
-			return nil, end
+			return nil, end, wait
+		}
+	}
+	if waited.asked > 0 {
+		s.gatherer.judge(waited)
+	} else if !due && !g.empty() && s.phase < closing {
+		if wait, ok := s.gatherer.worth(); ok {
+			return nil, false, wait
 		}
 	}
 	c.placing = true
@@ -154,7 +162,7 @@ func (s *Store) takeGroup(t *ticket, due bool) (g *group, end bool) {
 		s.spares = s.spares[:n-1]
 	}
 	s.roomy.Broadcast()
-	return g, false
+	return g, false, wait
 }
 
 // commitGroup has the frame of a group that was taken written, and lands what can land; with leads

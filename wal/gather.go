@@ -20,17 +20,18 @@ const (
 	gatherSkips = 64
 )
 
-// gatherer has a short group wait for those who were just answered.
+// gatherer has a short group wait for those who were just answered. What is not atomic is under Store.mu, and
+// so are writes to missing.
 type gatherer struct {
-	// missing is how many were answered since the last group was taken, less those who came since. It is
-	// written under Store.mu.
-	missing atomic.Int32
-	busy    atomic.Bool // somebody waits
-
-	// Of whoever has set busy.
-	vain int // how many groups do not wait after the next that waits in vain
-	skip int // how many of those are left
+	missing atomic.Int32 // how many were answered since the last group was taken, less those who came since
+	since   atomic.Int64 // when somebody began to wait, in Unix ns; 0: nobody does
+	came    int          // batches that got a place, ever
+	vain    int          // how many groups do not wait after the next that waits in vain
+	skip    int          // how many of those are left
 }
+
+// awaited is what somebody waits for.
+type awaited struct{ asked, came int }
 
 // answered says that so many batches had their answer. Store.mu is held.
 func (s *Store) answered(n int) {
@@ -39,40 +40,52 @@ func (s *Store) answered(n int) {
 	}
 }
 
-// came says that a batch has a place in a group. Store.mu is held.
-func (s *Store) came(g *group) {
+// joined says that a batch has a place in a group. Store.mu is held.
+func (s *Store) joined(g *group) {
+	w := &s.gatherer
+	w.came++
 	if g.size() < besideMax {
-		s.gatherer.missing.Add(-1)
+		w.missing.Add(-1)
 	} else {
-		s.gatherer.missing.Store(0) // long enough
+		w.missing.Store(0) // long enough
 	}
 }
 
-// gather waits for those who are missing from the group that fills, unless that was in vain of late. It returns
-// false at once when somebody else does so, who then takes the group or has run look for one; waited says
-// that the caller is that one. Nobody's clock is that precise: it lets others run until they have come.
-func (s *Store) gather() (waited, ok bool) {
-	w := &s.gatherer
-	missing := w.missing.Load()
-	if missing <= 0 {
-		return false, true
+// worth reports whether a group that could be taken is to wait first, and for whom. Store.mu is held.
+func (w *gatherer) worth() (_ awaited, ok bool) {
+	asked := int(w.missing.Load())
+	if asked <= 0 {
+		return awaited{}, false
 	}
-	if !w.busy.CompareAndSwap(false, true) {
-		return false, false
-	}
-	defer w.busy.Store(false)
 	if w.skip > 0 {
 		w.skip--
-		return true, true
+		return awaited{}, false
 	}
+	return awaited{asked: asked, came: w.came}, true
+}
+
+// gather waits until nobody is missing. It returns false at once when somebody else waits, who then takes the group or
+// has run look for one; but not if that one has waited for too long, as where others keep the processors busy. Nobody's
+// clock is that precise: it lets others run until they have come.
+func (w *gatherer) gather() (ok bool) {
 	began := time.Now()
+	if !w.since.CompareAndSwap(0, began.UnixNano()) {
+		since := w.since.Load()
+		return since == 0 || began.UnixNano()-since > int64(gatherMax)
+	}
 	for i := 0; i < gatherYields && w.missing.Load() > 0 && time.Since(began) < gatherMax; i++ {
 		runtime.Gosched()
 	}
-	if w.missing.Load() <= missing/2 {
+	w.since.Store(0)
+	return true
+}
+
+// judge notes what a wait has brought. Store.mu is held.
+func (w *gatherer) judge(t awaited) {
+	if came := w.came - t.came; 4*came >= 3*t.asked {
 		w.vain = 0
 	} else {
-		w.skip, w.vain = w.vain, min(2*w.vain+1, gatherSkips)
+		w.vain = min(2*w.vain+1, gatherSkips)
+		w.skip = w.vain
 	}
-	return true, true
 }

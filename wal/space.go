@@ -277,7 +277,7 @@ func (s *Store) keepReserve() {
 	s.mu.Lock()
 	// Where mail is delivered as fast as it comes none may be there at any look.
 	n := s.table.Counts.Enqueued
-	mail := s.table.Messages() > 0 || n != s.space.enqueued
+	mail := s.table.Messages() > 0 || n != s.space.enqueued || s.staged > 0
 	s.mu.Unlock()
 	s.space.enqueued = n
 	if mail {
