@@ -22,6 +22,9 @@ type Recent struct {
 	slabs    []*Slab // the newest is last, and laid out in
 	free     []*Slab
 	detached int // slabs that are held and can't be found any more
+	arena    []byte
+	huge     int   // slabs that have their bodies in it, or will
+	slack    int64 // bytes for it to begin at a huge page
 }
 
 // Room is what a frame asks for.
@@ -85,7 +88,7 @@ func (r *Recent) newest() *Slab {
 	if n := len(r.free); n > 0 {
 		s, r.free = r.free[n-1], r.free[:n-1]
 	} else {
-		s = &Slab{table: Aligned(r.table)[:0], body: slabBody(r.body)[:0]}
+		s = &Slab{table: Aligned(r.table)[:0], body: r.slabBody()[:0]}
 	}
 	s.table, s.body, s.found = s.table[:0], s.body[:0], true
 	clear(s.frames)
@@ -183,20 +186,22 @@ func (r *Recent) Bytes() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.slabs) + r.detached + len(r.free)
-	size := r.table + r.body
-	if r.body >= disk.HugePage {
-		size += disk.HugePage // to begin at one
-	}
-	return int64(n) * int64(size)
+	return int64(n)*int64(r.table) + int64(max(n, r.huge))*int64(r.body) + r.slack
 }
 
-// slabBody returns n bytes that direct writes are made from again and again.
-func slabBody(n int) []byte {
-	if n < disk.HugePage {
-		return Aligned(n)
+// slabBody returns memory for the bodies of a slab. Direct writes are made from it again and again: the first ones are
+// one piece, of huge pages.
+func (r *Recent) slabBody() []byte {
+	if r.body < disk.HugePage || r.huge > 0 && len(r.arena) == 0 {
+		return Aligned(r.body)
 	}
-	b := alignedTo(n, disk.HugePage)
-	disk.AdviseHuge(b)
+	if r.huge == 0 {
+		r.huge, r.slack = recentSlabs, disk.HugePage
+		r.arena = alignedTo(recentSlabs*r.body, disk.HugePage)
+		disk.AdviseHuge(r.arena)
+	}
+	b := r.arena[:r.body:r.body]
+	r.arena = r.arena[r.body:]
 	return b
 }
 
