@@ -128,8 +128,9 @@ const (
 	CompactDeadDefault   = 50
 	CompactSpaceDefault  = 150
 
-	// poolMax is how many dead segments are kept for another life.
-	poolMax = 3
+	// poolMax is how many dead segments are kept for another life. A compaction has about as many die at
+	// once; what is removed is made again from nothing, with zeros.
+	poolMax = 6
 )
 
 func limit(field string, v, most int64) error {

@@ -73,7 +73,7 @@ func TestScenario_CrashAtEveryStepOfGivingSegmentsBack(t *testing.T) {
 	l := longHistory{
 		opt: Options{SegmentSize: segment.SizeMin, claims: 256},
 		before: func(b *branch) {
-			for range 24 {
+			for range 44 {
 				b.enqueue(15_000, "a")
 			}
 			time.Sleep(2 * spaceEvery)
@@ -98,7 +98,7 @@ func TestScenario_CrashAtEveryStepOfGivingSegmentsBack(t *testing.T) {
 			close(over)
 			b.must("reading", <-read)
 			b.rest()
-			for range 12 {
+			for range 28 {
 				b.enqueue(15_000, "a")
 			}
 			time.Sleep(2 * spaceEvery)
