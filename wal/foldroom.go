@@ -268,8 +268,11 @@ func (f *foldState) published(c, oldest *checkpoint.File) error {
 	}
 	holds := f.holds(oldest.Name)
 	f.setHolds(oldest.Name, 0)
-	if !r.keep.Load() || r.none.Load() {
-		return nil // it is removed with the others
+	f.mu.Lock()
+	read := f.readers > 0
+	f.mu.Unlock()
+	if !r.keep.Load() || r.none.Load() || read {
+		return nil // it is removed with the others, and whoever reads in it finds what was there
 	}
 	err := f.s.dir.Rename(oldest.Name, checkpoint.SpareName)
 	if err == nil {

@@ -46,6 +46,7 @@ type foldState struct {
 	streams map[uint32]bool // segments with chunks that were not named yet at newest
 	newInfo []CheckpointInfo
 	pins    map[*pin]struct{} // of snapshots that are under way
+	readers int               // snapshots that read in checkpoints
 }
 
 // CheckpointInfo is a checkpoint of a store.

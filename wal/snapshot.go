@@ -102,6 +102,13 @@ func (f *foldState) unpin(p *pin) {
 	f.poke() // what was pinned may be dead by now
 }
 
+// reads counts who reads in checkpoints by a handle of their own: none of them is written over meanwhile.
+func (f *foldState) reads(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers += n
+}
+
 // copied lets go of one of the segments, or of all that are not in keep.
 func (f *foldState) copied(p *pin, number uint32, keep map[uint32]struct{}) {
 	f.mu.Lock()
@@ -140,6 +147,7 @@ func (f *foldState) dead(numbers []uint32, newer, older *checkpoint.Summary) []u
 // snapshot does what Snapshot promises, on a goroutine of its own. It looks at the store only
 // to begin with; from then on it reads files.
 func (s *Store) snapshot(ctx context.Context, p *pin, target string) error {
+	s.folds.reads(1)
 	from, err := s.beginCopy(ctx, p)
 	if err == nil {
 		err = copyStore(ctx, from, &s.opt, target)
@@ -147,6 +155,7 @@ func (s *Store) snapshot(ctx context.Context, p *pin, target string) error {
 	if from != nil {
 		err = errors.Join(err, from.close())
 	}
+	s.folds.reads(-1)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -166,7 +175,8 @@ func (s *Store) beginCopy(ctx context.Context, p *pin) (from *source, err error)
 		if c == nil {
 			continue
 		}
-		// A handle of our own: the next folds remove the file, and may do so long before we are done.
+		// A handle of our own: the next folds remove the file, and may do so long before we are done. They do not write
+		// over it, see published.
 		own, err := checkpoint.Open(s.dir, c.Name, s.uuid)
 		if errors.Is(err, segment.ErrCorrupt) {
 			continue // decayed since; the one before may do

@@ -118,6 +118,65 @@ func released(t *testing.T, s *Store) {
 	}
 }
 
+// The checkpoint that a copy is folded from is not written over while it is read, however many are
+// made meanwhile.
+func TestSnapshot_TheBaseIsNotWrittenOver(t *testing.T) {
+	disks := faultdisk.New(memdisk.New(memdisk.Config{}))
+	o := tiny(disks)
+	s := started(t, o)
+	s.folds.keepRoom(true)
+	want := make(map[string]bool)
+	for i := range 300 {
+		text := fmt.Sprint("mail ", i)
+		posted(t, s, text)
+		want[text] = true
+	}
+	checkpoint := func() {
+		t.Helper()
+		if err := s.Checkpoint(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkpoint()
+	posted(t, s, "the last")
+	want["the last"] = true
+	reached, release := disks.Stall(disk.OpWriteAt, copyPrefix+"ckpt-")
+	done := make(chan error, 1)
+	go func() { done <- s.Snapshot(t.Context(), copied) }()
+	<-reached
+	for i := range 5 {
+		s.folds.keepRoom(true)
+		for j := range 20 * i { // longer each time
+			posted(t, s, fmt.Sprint("later ", i, j))
+		}
+		checkpoint()
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	ended(t, s)
+	verified(t, copied, o)
+	c, err := Open(copied, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ended(t, c)
+	released(t, c)
+	found, err := waiting(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range want {
+		if found[text] == nil {
+			t.Errorf("%q is not in the copy", text)
+		}
+	}
+	if len(found) != len(want) {
+		t.Errorf("%d mails are in the copy, want %d", len(found), len(want))
+	}
+}
+
 // TestSnapshot_Pins: while a copy is made nothing that it needs is recycled, what it pins counts
 // against the room, and as soon as it is copied it comes back.
 func TestSnapshot_Pins(t *testing.T) {
