@@ -21,10 +21,9 @@ type Recent struct {
 	mu       sync.Mutex
 	slabs    []*Slab // the newest is last, and laid out in
 	free     []*Slab
-	detached int // slabs that are held and can't be found any more
-	arena    []byte
-	huge     int   // slabs that have their bodies in it, or will
-	slack    int64 // bytes for it to begin at a huge page
+	detached int    // slabs that are held and can't be found any more
+	arena    []byte // for the bodies of the next slabs; empty and not nil: used up
+	bytes    int64  // see Bytes
 }
 
 // Room is what a frame asks for.
@@ -89,6 +88,7 @@ func (r *Recent) newest() *Slab {
 		s, r.free = r.free[n-1], r.free[:n-1]
 	} else {
 		s = &Slab{table: Aligned(r.table)[:0], body: r.slabBody()[:0]}
+		r.bytes += int64(r.table)
 	}
 	s.table, s.body, s.found = s.table[:0], s.body[:0], true
 	clear(s.frames)
@@ -185,20 +185,20 @@ func (r *Recent) letGo(s *Slab) {
 func (r *Recent) Bytes() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(r.slabs) + r.detached + len(r.free)
-	return int64(n)*int64(r.table) + int64(max(n, r.huge))*int64(r.body) + r.slack
+	return r.bytes
 }
 
 // slabBody returns memory for the bodies of a slab. Direct writes are made from it again and again: the first ones are
-// one piece, of huge pages.
+// one piece, of huge pages. mu is held.
 func (r *Recent) slabBody() []byte {
-	if r.body < disk.HugePage || r.huge > 0 && len(r.arena) == 0 {
-		return Aligned(r.body)
-	}
-	if r.huge == 0 {
-		r.huge, r.slack = recentSlabs, disk.HugePage
+	if r.arena == nil && r.body >= disk.HugePage {
 		r.arena = alignedTo(recentSlabs*r.body, disk.HugePage)
+		r.bytes += int64(len(r.arena) + disk.HugePage)
 		disk.AdviseHuge(r.arena)
+	}
+	if len(r.arena) == 0 {
+		r.bytes += int64(r.body)
+		return Aligned(r.body)
 	}
 	b := r.arena[:r.body:r.body]
 	r.arena = r.arena[r.body:]
