@@ -123,7 +123,7 @@ func (f *fold) load() error {
 	if _, err := f.base.section(sectionMessages); err != nil {
 		return err
 	}
-	f.base.prepare(f.table, 0)
+	f.base.prepare(f.table)
 	it := f.base.entries()
 	for {
 		if f.ctx.Err() != nil {

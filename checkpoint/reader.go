@@ -387,14 +387,16 @@ func (c *File) Load(t *state.Table) error {
 		})
 	}()
 	err := disk.Guard(c.mapping, func() error {
-		c.prepare(t, int(c.Messages()))
+		c.prepare(t)
+		into := t.Loader(int(c.Messages()))
+		defer into.Close()
 		it := c.entries()
 		for {
 			e, err := it.next()
 			if e == nil || err != nil {
 				return err
 			}
-			t.Load(e)
+			into.Add(e)
 		}
 	})
 	for q := range t.Queues() {
@@ -403,10 +405,10 @@ func (c *File) Load(t *state.Table) error {
 	return errors.Join(err, <-sum)
 }
 
-// prepare gives a table everything but the messages, and room for so many.
-func (c *File) prepare(t *state.Table, messages int) {
+// prepare gives a table everything but the messages.
+func (c *File) prepare(t *state.Table) {
 	t.Applied, t.Last, t.Chain, t.Epoch, t.Nonce, t.Lease, t.Counts = c.Pos, c.Last, c.Chain, c.Epoch, c.Nonce, c.Lease, c.Counts
-	t.Reserve(len(c.names), messages)
+	t.Reserve(len(c.names))
 	for i, name := range c.names {
 		q := t.QueueNamed(name)
 		t.Queue(q).State = c.states[i]

@@ -214,6 +214,7 @@ func checkLoad(t *rapid.T, w *writer, table *Table) {
 		}
 	}
 	var e Entry
+	load := next.Loader(base.Messages())
 	base.ForEach(func(slot uint32) {
 		base.Entry(slot, &e)
 		for i := range e.Rcpts {
@@ -221,13 +222,14 @@ func checkLoad(t *rapid.T, w *writer, table *Table) {
 				r.Queue = next.QueueNumber([]byte(base.Queue(r.Queue).Name))
 			}
 		}
-		loaded := next.Load(&e)
+		loaded := load.Add(&e)
 		var back Entry
 		next.Entry(loaded, &back)
 		if fmt.Sprint(plainEntry(back)) != fmt.Sprint(plainEntry(e)) {
 			t.Fatalf("loaded %+v, got back %+v", e, back)
 		}
 	})
+	load.Close()
 	for _, k := range base.Keys() {
 		next.LoadKey(k)
 	}
@@ -414,7 +416,9 @@ func TestNoteOfARunIsShared(t *testing.T) {
 	table.Entry(slot, &e)
 	loaded := NewTable()
 	loaded.QueueNumber([]byte("local"))
-	loaded.Load(&e)
+	load := loaded.Loader(1)
+	load.Add(&e)
+	load.Close()
 	runtime.ReadMemStats(&after)
 	if used := after.TotalAlloc - before.TotalAlloc; used > n*mailq.NoteMax*3/4 {
 		t.Errorf("%d bytes were allocated for a note of %d", used, len(note))

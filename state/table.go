@@ -407,11 +407,10 @@ func (t *Table) collect(slot uint32) {
 	t.freeSlot(slot)
 }
 
-// Reserve makes room in an empty table for so many queues and messages.
-func (t *Table) Reserve(queues, messages int) {
+// Reserve makes room in an empty table for so many queues.
+func (t *Table) Reserve(queues int) {
 	t.byName.Reserve(queues)
 	t.queues = slices.Grow(t.queues, queues)
-	t.index.reserve(messages)
 }
 
 // QueueNumber interns a queue name.
@@ -504,6 +503,27 @@ func (t *Table) ForEachExtent(fn func(*Extent)) {
 // ForEach calls fn with the slot of each message, in the order of slots: that of IDs
 // where a checkpoint was loaded and nothing died since.
 func (t *Table) ForEach(fn func(slot uint32)) { t.ForEachFrom(0, t.Slots(), fn) }
+
+// InOrder reports whether ForEach comes to the messages in the order in which they were committed.
+func (t *Table) InOrder() bool {
+	last := uint64(0)
+	for _, chunk := range t.slab {
+		if chunk == nil {
+			continue
+		}
+		for j := range chunk {
+			m := &chunk[j]
+			if m.flags&msgThere == 0 {
+				continue
+			}
+			if m.Order() < last {
+				return false
+			}
+			last = m.Order()
+		}
+	}
+	return true
+}
 
 // ForEachFrom is ForEach for about so many slots from one on, whatever is in them. It returns
 // the slot to go on at, which is Slots at the end.

@@ -17,54 +17,50 @@ import (
 func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
 	waiting := make([]int64, s.table.Queues()) // of each queue, in restored
-	var rest []uint32                          // messages with a recipient of which more is to be known
-	sorted, last := true, uint64(0)
 	s.sched.restored = make(dueHeap, 0, s.table.Timed())
+	s.sched.bulk = true
+	// waits puts a recipient that waits for a time into the heap.
+	waits := func(ref state.Ref, r *state.Recipient) bool {
+		if r.Standing != state.Pending || r.Flags&state.InDoubt != 0 {
+			return false
+		}
+		at := s.dueAt(ref, r)
+		if at <= s.applyNow {
+			return false
+		}
+		r.Mem |= memWaiting
+		s.table.Ref(ref.Slot)
+		s.sched.restored = append(s.sched.restored, dueEntry{at, ref})
+		waiting[r.Queue]++
+		return true
+	}
+	var rest []uint32 // messages with a recipient that does not wait, where they are not in order
+	ordered := s.table.InOrder()
 	s.table.ForEach(func(slot uint32) {
-		list := s.table.Recipients(slot)
-		all := true
+		list, later := s.table.Recipients(slot), false
 		for i := range list {
 			r := &list[i]
-			if r.Standing == state.Pending && r.Flags&state.InDoubt == 0 {
-				ref := state.Ref{Slot: slot, Index: uint32(i)}
-				if at := s.dueAt(ref, r); at > s.applyNow {
-					r.Mem |= memWaiting
-					s.table.Ref(slot)
-					s.sched.restored = append(s.sched.restored, dueEntry{at, ref})
-					waiting[r.Queue]++
-					continue
-				}
+			switch ref := (state.Ref{Slot: slot, Index: uint32(i)}); {
+			case r.Standing == state.Used || waits(ref, r):
+			case ordered:
+				s.restore(ref, r)
+			default:
+				later = true
 			}
-			all = all && r.Standing == state.Used
 		}
-		if !all {
-			order := s.table.Msg(slot).Order()
-			sorted, last = sorted && order >= last, order
+		if later {
 			rest = append(rest, slot)
 		}
 	})
-	if !sorted { // as they are where a checkpoint was loaded and nobody was late
-		slices.SortFunc(rest, func(a, b uint32) int {
-			return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
-		})
-	}
-	s.sched.bulk = true
+	slices.SortFunc(rest, func(a, b uint32) int {
+		return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
+	})
 	for _, slot := range rest {
 		list := s.table.Recipients(slot)
 		for i := range list {
-			r := &list[i]
-			if r.Standing == state.Used || r.Mem&memWaiting != 0 {
-				continue
+			if r := &list[i]; r.Standing != state.Used && r.Mem&memWaiting == 0 {
+				s.restore(state.Ref{Slot: slot, Index: uint32(i)}, r)
 			}
-			q := s.queue(r.Queue)
-			c := classOf(r)
-			s.sched.counts[c]++
-			q.counts[c]++
-			if r.Flags&state.InDoubt != 0 {
-				q.doubt++
-				s.sched.doubt++
-			}
-			s.settleDown(q, state.Ref{Slot: slot, Index: uint32(i)}, r, s.applyNow)
 		}
 	}
 	s.sched.bulk = false
@@ -84,6 +80,25 @@ func (s *Store) buildQueues() {
 		s.sched.timers.fix(q)
 	}
 	s.pokeClock()
+}
+
+// restore puts a recipient that does not wait for a time where its queue looks for it.
+func (s *Store) restore(ref state.Ref, r *state.Recipient) {
+	q := s.queue(r.Queue)
+	if r.Standing == state.Pending && r.Flags&state.InDoubt == 0 && r.Mem == 0 { // as nearly all are: due, and nothing else
+		s.sched.counts[classPending]++
+		q.counts[classPending]++
+		s.makeReady(q, ref, r, s.applyNow)
+		return
+	}
+	c := classOf(r)
+	s.sched.counts[c]++
+	q.counts[c]++
+	if r.Flags&state.InDoubt != 0 {
+		q.doubt++
+		s.sched.doubt++
+	}
+	s.settleDown(q, ref, r, s.applyNow)
 }
 
 // handOut moves so many of what waited when the store was opened to their queues, and says

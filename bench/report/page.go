@@ -336,7 +336,7 @@ func (r *Report) glance() (list []glance) {
 		for _, row := range b.Rows {
 			if row.System == own && row.Ready > 0 {
 				list = append(list, glance{What: fmt.Sprintf("open with %s pending after SIGKILL", short(float64(b.Pending))),
-					Figure: fmt.Sprintf("%s, %.1f bytes of heap a message", seconds(row.Ready/1e3), row.Heap), ToFloor: "-", ToPeer: Times(row.ToPeer) + " of the time", Peer: b.Peer})
+					Figure: fmt.Sprintf("%s, the first time %s; %.1f bytes of heap a message", seconds(row.Ready/1e3), seconds(row.First/1e3), row.Heap), ToFloor: "-", ToPeer: Times(row.ToPeer) + " of the time", Peer: b.Peer})
 			}
 		}
 	}

@@ -167,9 +167,12 @@ type BacklogRow struct {
 	Runs   []Opened `json:"runs"`
 	Open   float64  `json:"open_ms"`
 	Ready  float64  `json:"ready_ms"`
+	First  float64  `json:"first_ready_ms"` // of the opening behind the crash under load; those after it find what that one mended
 	Heap   float64  `json:"heap_bytes_per_message"`
 	Anon   float64  `json:"anonymous_bytes_per_message"`
 	ToPeer float64  `json:"ready_to_best_peer,omitempty"`
+
+	FirstToPeer float64 `json:"first_to_best_peer,omitempty"` // that may be another one
 }
 
 // Opened is what a fresh process saw.
@@ -183,6 +186,7 @@ type Opened struct {
 // Finish makes medians and ratios.
 func (b *Backlog) Finish(mtawal string) {
 	var best *BacklogRow
+	first := 0.0
 	ready := func(o Opened) float64 { return float64(o.ReadyNS) }
 	for i := range b.Rows {
 		r := &b.Rows[i]
@@ -191,10 +195,14 @@ func (b *Backlog) Finish(mtawal string) {
 		}
 		r.Open = Median(Pick(r.Runs, func(o Opened) float64 { return float64(o.OpenNS) / 1e6 }))
 		r.Ready = Median(Pick(r.Runs, func(o Opened) float64 { return float64(o.ReadyNS) / 1e6 }))
+		r.First = ready(r.Runs[0]) / 1e6
 		r.Heap = Median(Pick(r.Runs, func(o Opened) float64 { return o.Heap }))
 		r.Anon = Median(Pick(r.Runs, func(o Opened) float64 { return o.Anon }))
 		if r.System != mtawal && (best == nil || r.Ready < best.Ready) {
 			best = r
+		}
+		if r.System != mtawal && (first == 0 || r.First < first) {
+			first = r.First
 		}
 	}
 	if best == nil {
@@ -202,6 +210,7 @@ func (b *Backlog) Finish(mtawal string) {
 	}
 	b.Peer = best.System
 	for i := range b.Rows {
+		b.Rows[i].FirstToPeer = b.Rows[i].First / first
 		b.Rows[i].ToPeer = Over(Pick(b.Rows[i].Runs, ready), Pick(best.Runs, ready))
 	}
 }

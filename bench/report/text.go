@@ -50,13 +50,13 @@ func (t *Rate) Print(w io.Writer) {
 // Print prints the table.
 func (b *Backlog) Print(w io.Writer) {
 	fmt.Fprintf(w, "\nopening after SIGKILL, %d pending messages of %d bytes, warm cache\n", b.Pending, b.Size)
-	table(w, "system\topen\tfirst claimed\tto best peer\theap B/message\tanonymous B/message\tdisk B/B\tfilled in\t", func(row func(string, ...any)) {
+	table(w, "system\tfirst opening\tto best peer\tall of them: open\tfirst claimed\tto best peer\theap B/message\tanonymous B/message\tdisk B/B\tfilled in\t", func(row func(string, ...any)) {
 		for _, r := range b.Rows {
 			if r.Error != "" {
-				row("%s\t%s\t\t\t\t\t\t", r.System, r.Error)
+				row("%s\t%s\t\t\t\t\t\t\t\t", r.System, r.Error)
 				continue
 			}
-			row("%s\t%.1f ms\t%.1f ms\t%s\t%.1f\t%.1f\t%.2f\t%.1f s", r.System, r.Open, r.Ready, Times(r.ToPeer), r.Heap, r.Anon, r.Disk, float64(r.FillMS)/1e3)
+			row("%s\t%.1f ms\t%s\t%.1f ms\t%.1f ms\t%s\t%.1f\t%.1f\t%.2f\t%.1f s", r.System, r.First, Times(r.FirstToPeer), r.Open, r.Ready, Times(r.ToPeer), r.Heap, r.Anon, r.Disk, float64(r.FillMS)/1e3)
 		}
 	})
 }

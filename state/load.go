@@ -1,0 +1,167 @@
+package state
+
+import (
+	"sync"
+	"unsafe"
+
+	"github.com/mtawal/mtawal/internal/disk"
+)
+
+// Loader puts the messages of a checkpoint into an empty table. What it adds can be found by ID
+// once it is closed, and not before: the index is filled by a goroutine of its own, a slab
+// behind, since that misses the cache where filling slots does not.
+type Loader struct {
+	t      *Table
+	slab   *[slabSize]Message
+	n      int       // slots of slab that are filled
+	block  []Message // for the next slabs
+	more   chan []Message
+	enough chan struct{}
+	full   chan loaded
+	done   sync.WaitGroup
+}
+
+// loaded is the messages of a slab on their way into the index, the first slot named.
+type loaded struct {
+	slot uint32
+	list []Message
+}
+
+// blockSlabs is how many slabs are made in one piece, of 14 MiB: enough for huge pages.
+const blockSlabs = 256
+
+// pageMessages are as many as fit into the least page.
+const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
+
+// Loader returns one for about so many messages; the table has no message yet, and is not to be used
+// until Close but for its queues and keys.
+func (t *Table) Loader(messages int) *Loader {
+	t.index.reserve(messages)
+	l := &Loader{t: t, more: make(chan []Message), enough: make(chan struct{}), full: make(chan loaded, 16)}
+	l.done.Go(func() { l.makeBlocks(messages) })
+	l.done.Go(func() {
+		for s := range l.full {
+			for i := range s.list {
+				t.index.insert(s.list[i].ID, s.slot+uint32(i))
+			}
+		}
+	})
+	return l
+}
+
+// makeBlocks has the next block ready, its pages faulted in: to do that takes as long as to decode what
+// goes into them.
+func (l *Loader) makeBlocks(messages int) {
+	for {
+		slabs := min(blockSlabs, max(1, (messages+slabSize-1)/slabSize))
+		messages -= slabs * slabSize
+		block := make([]Message, slabs*slabSize)
+		adviseHuge(block)
+		for i := 0; i < len(block); i += pageMessages {
+			block[i].ID = 0
+		}
+		select {
+		case l.more <- block:
+		case <-l.enough:
+			return
+		}
+	}
+}
+
+// Add adds a message. Totals are not touched: the checkpoint has them too. The ID must not be
+// there.
+func (l *Loader) Add(e *Entry) (slot uint32) {
+	t := l.t
+	if l.slab == nil || l.n == slabSize {
+		l.next()
+	}
+	slot = uint32(len(t.slab)-1)*slabSize + uint32(l.n)
+	m := &l.slab[l.n]
+	l.n++
+	t.messages++
+	m.ID = e.ID
+	t.resize(m, len(e.Rcpts))
+	t.load(slot, m, e)
+	return slot
+}
+
+// next hands what is filled to the index and begins a slab.
+func (l *Loader) next() {
+	l.flush()
+	if len(l.block) == 0 {
+		l.block = <-l.more
+	}
+	l.slab, l.n, l.block = (*[slabSize]Message)(l.block), 0, l.block[slabSize:]
+	l.t.slab, l.t.slabs = append(l.t.slab, l.slab), append(l.t.slabs, slabUse{used: slabSize})
+}
+
+func (l *Loader) flush() {
+	if l.n > 0 {
+		l.full <- loaded{uint32(len(l.t.slab)-1) * slabSize, l.slab[:l.n]}
+	}
+}
+
+// Close ends the loading. The slots of the last slab that are left are free.
+func (l *Loader) Close() {
+	l.flush()
+	close(l.full)
+	close(l.enough)
+	l.done.Wait()
+	if l.n == 0 || l.n == slabSize {
+		return
+	}
+	i := len(l.t.slab) - 1
+	l.t.slabs[i] = slabUse{used: uint16(l.n), free: uint16(l.n + 1)}
+	for j := l.n; j < slabSize; j++ {
+		l.slab[j].multi = uint32(j+2) % (slabSize + 1)
+	}
+	l.t.open = append(l.t.open, uint32(i))
+}
+
+// Load adds a message, as Loader.Add does, one by one to a table in use.
+func (t *Table) Load(e *Entry) {
+	slot := t.newMessage(e.ID, len(e.Rcpts))
+	t.load(slot, t.Msg(slot), e)
+}
+
+// load fills a message that has its ID and room for its recipients.
+func (t *Table) load(slot uint32, m *Message, e *Entry) {
+	m.Loc, m.Weight, m.Expires, m.Priority = e.Loc, e.Weight, e.Expires, e.Priority
+	m.Enqueued, m.late = e.Enqueued, e.Late
+	if e.Keyed {
+		m.flags |= msgKeyed
+	}
+	if len(e.Extents) > 0 {
+		t.setExtents(m, append([]Extent(nil), e.Extents...))
+	}
+	list := t.Recipients(slot)
+	var from, note []byte
+	for i := range list {
+		r, s := &list[i], &e.Rcpts[i]
+		*r = s.Recipient
+		r.extra, r.Mem = 0, 0
+		if r.Standing == Used {
+			r.Queue = 0
+			continue
+		}
+		if s.NotBefore != 0 || s.Note != nil {
+			// Recipients that were written as alike share a note, as they did in the log.
+			if s.Note == nil {
+				note = nil
+			} else if note == nil || unsafe.SliceData(s.Note) != unsafe.SliceData(from) || len(s.Note) != len(from) {
+				note = append([]byte{}, s.Note...)
+			}
+			from = s.Note
+			t.timed.loading = true
+			t.setExtra(Ref{slot, uint32(i)}, r, s.NotBefore, note)
+			t.timed.loading = false
+		}
+		t.addLive(m, 1)
+		t.queues[r.Queue].Live++
+	}
+}
+
+// adviseHuge asks for huge pages under a slice that holds no pointers.
+func adviseHuge[T any](s []T) {
+	disk.AdviseHuge(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(*new(T)))))
+}
