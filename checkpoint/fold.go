@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -159,6 +160,20 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 	}
 }
 
+// A fold is work for some ten milliseconds and more, on one of the processors that commits are waiting for. So it lets
+// others have it every half a millisecond or so.
+const (
+	entriesBreath = 1024
+	framesBreath  = 16
+)
+
+// breathe lets others run each so many times.
+func breathe(n, each int) {
+	if n%each == 0 {
+		runtime.Gosched()
+	}
+}
+
 // untilDone is a log that ends with a context.
 type untilDone struct {
 	Log
@@ -166,7 +181,10 @@ type untilDone struct {
 }
 
 func (l untilDone) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
+	n := 0
 	return l.Log.Frames(from, to, prev, func(f *segment.Frame) error {
+		n++
+		breathe(n, framesBreath)
 		if l.ctx.Err() != nil {
 			return context.Cause(l.ctx)
 		}
@@ -243,7 +261,11 @@ func Write(ctx context.Context, dir disk.Dir, name string, base *File, log Log, 
 	if err != nil {
 		return fmt.Errorf("making %s: %w", name, err)
 	}
-	err = Fold(ctx, &fileWriter{f: f}, base, log, uuid, to)
+	out := newFileWriter(dir, f)
+	err = Fold(ctx, out, base, log, uuid, to)
+	if err == nil {
+		err = out.flush()
+	}
 	if err == nil && !barrier.Gone(barrier.CheckpointSync) {
 		err = f.Sync()
 	}
@@ -259,8 +281,11 @@ func write(ctx context.Context, dir disk.Dir, tmp string, base *File, log Log, u
 	if err != nil {
 		return 0, fmt.Errorf("making %s: %w", tmp, err)
 	}
-	out := &fileWriter{f: f}
+	out := newFileWriter(dir, f)
 	err = Fold(ctx, out, base, log, uuid, to)
+	if err == nil {
+		err = out.flush()
+	}
 	if err == nil && spare {
 		holds, err = out.end(room)
 	}
@@ -313,13 +338,23 @@ func create(dir disk.Dir, tmp string) (f disk.File, spare bool, err error) {
 // TempPrefix begins the names of files that may be removed at any opening.
 const TempPrefix = "tmp-"
 
-// syncEvery keeps the dirty pages of a large checkpoint from being written in one
-// burst that commits would have to wait behind.
+// piece is how much is written at a time, past the page cache where that can be. What a sync has written in one burst, and
+// longer pieces, commits have to wait behind: see ADR 0002.
+var piece = 64 << 10 // smaller in tests
+
+// syncEvery is how much goes through the page cache between two syncs, on file systems that do not write in place.
 const syncEvery = 8 << 20
 
+// fileWriter writes a checkpoint. What it has written is durable when the file is synced behind flush.
 type fileWriter struct {
 	f             disk.File
+	direct        bool
+	buf           []byte // not written yet
 	off, unsynced int64
+}
+
+func newFileWriter(dir disk.Dir, f disk.File) *fileWriter {
+	return &fileWriter{f: f, direct: !dir.CopyOnWrite() && !barrier.Gone(barrier.CheckpointSync), buf: segment.Aligned(piece)[:0]}
 }
 
 // end cuts off what the file held before behind what was written. That gives blocks back, which
@@ -339,12 +374,37 @@ func (w *fileWriter) end(room int64) (holds int64, err error) {
 }
 
 func (w *fileWriter) Write(b []byte) (int, error) {
-	n, err := w.f.WriteAt(b, w.off)
-	w.off += int64(n)
-	w.unsynced += int64(n)
-	if err == nil && w.unsynced >= syncEvery {
-		w.unsynced = 0
-		err = w.f.Sync()
+	n := 0
+	for n < len(b) {
+		k := copy(w.buf[len(w.buf):cap(w.buf)], b[n:])
+		w.buf, n = w.buf[:len(w.buf)+k], n+k
+		if len(w.buf) < cap(w.buf) {
+			break
+		}
+		if err := w.flush(); err != nil {
+			return n, err
+		}
 	}
-	return n, err
+	return n, nil
+}
+
+// flush writes what is left, of which a sync is still to come.
+func (w *fileWriter) flush() error {
+	if w.direct && len(w.buf) == cap(w.buf) {
+		if err := w.f.WriteDurable(w.off, w.buf); err != nil {
+			return err
+		}
+	} else {
+		if _, err := w.f.WriteAt(w.buf, w.off); err != nil {
+			return err
+		}
+		w.unsynced += int64(len(w.buf))
+	}
+	w.off += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	if w.unsynced >= syncEvery {
+		w.unsynced = 0
+		return w.f.Sync()
+	}
+	return nil
 }

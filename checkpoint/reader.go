@@ -287,6 +287,7 @@ func (it *entries) next() (*state.Entry, error) {
 		}
 		return nil, nil
 	}
+	breathe(int(it.left), entriesBreath)
 	it.left--
 	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names)), it.room); err != nil {
 		return nil, it.c.corrupt(it.c.sections[0].off, err.Error())
@@ -359,7 +360,7 @@ func (c *File) AddsUp() error {
 // reread compares the device with the page cache, byte by byte: header and directory
 // have no second checksum, and the sections are checked in the page cache.
 func (c *File) reread() error {
-	b := make([]byte, min(readAhead, c.Size))
+	b := make([]byte, min(int64(piece), c.Size)) // commits wait behind longer ones
 	for off := int64(0); off < c.Size; off += int64(len(b)) {
 		b = b[:min(int64(len(b)), c.Size-off)]
 		if _, err := c.file.ReadUncached(b, off); err != nil {

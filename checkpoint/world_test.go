@@ -18,7 +18,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	piece = 512 // so that checkpoints of tests are written in several, and a crash comes between
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	store     = "/store"

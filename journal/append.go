@@ -189,6 +189,7 @@ func (l *Log) Land(f *Flight) error {
 	if f.slab != nil {
 		l.opt.Recent.Keep(f.slab, h, f.table, f.body)
 	}
+	l.tables.add(h.Pos, f.table[:segment.FrameHeaderSize+int(h.TableLen)])
 	l.bytes.Add(h.Len)
 	l.noteLength(h.Len)
 	l.end.Store(uint64(h.End()))

@@ -68,6 +68,7 @@ type Log struct {
 	end     atomic.Uint64 // a Pos: behind the last frame, durable unless NoSync
 	bytes   atomic.Int64  // of frames appended since the log was resumed
 	typical atomic.Int64  // length of a frame, see noteLength
+	tables  tables        // of frames that landed and are not folded yet
 	synced  atomic.Uint64 // with NoSync: a Pos through which Sync has come
 	maker   *maker
 }
@@ -284,7 +285,7 @@ var errReached = errors.New("reached")
 // beginning. The frames must reach exactly to to, else it is segment.ErrCorrupt. It
 // reads what is durable and takes no lock while it does.
 func (l *Log) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
-	return frames(l.Acquire, (*segment.Segment).ScanTables, from, to, prev, fn)
+	return frames(l.Acquire, l.tables.scan, from, to, prev, fn)
 }
 
 // Frames does what Log.Frames does, for a log that was found and not resumed.

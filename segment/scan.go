@@ -19,6 +19,7 @@ const readTable = 16 << 10
 type window struct {
 	seg        *Segment
 	exact      bool // the system is not to read around what is asked for
+	memory     func(off, n int64) []byte
 	from, till int64
 	copied     []byte // stands in for the mapping where that can't be read
 }
@@ -26,6 +27,11 @@ type window struct {
 // at returns n bytes at off, without going beyond the end.
 func (w *window) at(off, n int64) ([]byte, error) {
 	n = min(n, w.seg.Size-off)
+	if w.memory != nil {
+		if b := w.memory(off, n); b != nil {
+			return b, nil
+		}
+	}
 	m, err := w.seg.Map()
 	if err != nil {
 		return nil, err
@@ -104,9 +110,10 @@ func (s *Segment) Scan(off int64, prev FrameHeader, fn func(*Frame) error) (Stop
 
 // ScanTables is Scan beside a log that is being written: bodies, which were written past the page
 // cache, are not brought into it. The system may read megabytes around a page that it misses,
-// and has commits wait meanwhile.
-func (s *Segment) ScanTables(off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
-	return s.scan(window{seg: s, exact: true}, off, prev, fn)
+// and has commits wait meanwhile. What memory has of the segment, n bytes at an offset and nil if it
+// has not, is not read at all.
+func (s *Segment) ScanTables(off int64, prev FrameHeader, memory func(off, n int64) []byte, fn func(*Frame) error) (Stop, error) {
+	return s.scan(window{seg: s, exact: true, memory: memory}, off, prev, fn)
 }
 
 func (s *Segment) scan(w window, off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {

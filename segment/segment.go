@@ -153,6 +153,16 @@ func (s *Segment) Map() (disk.Mapping, error) {
 	return s.mapping, nil
 }
 
+// Scattered says that few of its messages will be read, here and there. The caller holds a reference.
+func (s *Segment) Scattered() error {
+	m, err := s.Map()
+	if err != nil {
+		return err
+	}
+	m.Scattered()
+	return nil
+}
+
 // Remember has the frames that are written to the segment from now on read from memory, as
 // long as recent finds them there. To be called before anybody else has the segment.
 func (s *Segment) Remember(recent *Recent) { s.recent = recent }

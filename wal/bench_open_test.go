@@ -160,7 +160,7 @@ func BenchmarkOpenReplay(b *testing.B) {
 				}
 				ids = append(ids, e.ID)
 			}
-			for round := 0; s.folds.grown.Load() < foldSegments*s.opt.SegmentSize; round++ {
+			for round := 0; s.folds.grown.Load() < s.opt.fold; round++ {
 				settledAll(b, s, ids, Outcome{Recipient: All, Result: Deferred, Until: time.Now().Add(time.Duration(round+1) * time.Hour)})
 			}
 		}, 200_000},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -19,9 +20,14 @@ import (
 // from, and counts only if that still is where the message's bytes are when it is applied: a
 // used-mark, or another copy, that came first wins.
 const (
-	// moveBatch bounds what one batch of copies holds, and compactPass one look at all messages.
-	moveBatch   = 1 << 20
+	// moveBatch bounds what one batch of copies holds, which commits wait behind, and compactPass one look at all
+	// messages.
+	moveBatch   = 256 << 10
 	compactPass = 64 << 20
+	// So many readers bring in what is copied next, so many pieces ahead: one by one, each would wait for the device
+	// behind all that commits have it write.
+	moveReaders = 2
+	moveAhead   = 64
 )
 
 // CompactInfo is how far a compaction has come.
@@ -69,42 +75,90 @@ func (s *Store) compactLoop() {
 			return
 		case <-s.compaction.wake:
 		}
-		if !s.worthCompacting() {
-			continue
-		}
-		began := s.log.Appended()
-		rate := s.opt.CompactRate
+		var err error
 		if s.short() {
-			rate = 0 // what others append between the copies would be pinned with them
+			if !s.paysWhileShort(s.sparseSegments(s.log.End().Segment())) {
+				continue
+			}
+			err = s.compact(context.Background(), 0) // else what others append between the copies would be pinned with them
+		} else {
+			sparse, live := s.worthCompacting()
+			if len(sparse) == 0 {
+				continue
+			}
+			began := s.log.Appended()
+			var moved int64
+			moved, err = s.compactThese(context.Background(), sparse, live)
+			s.compaction.next = began + 2*moved // so copies are never more than half of what is written
 		}
-		err := s.compact(context.Background(), rate)
-		ended := s.log.Appended()
-		s.compaction.next = ended + (ended - began) // so copies are never more than half of what is written
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrFull) {
 			s.opt.Logger.Error("sparse segments could not be emptied", "err", err)
 		}
 	}
 }
 
-// worthCompacting reports whether so much of the log is dead that copying the rest pays.
-func (s *Store) worthCompacting() bool {
-	if s.short() {
-		return s.paysWhileShort(s.sparseSegments(s.log.End().Segment()))
-	}
+// What waits for long is copied again with each segment that it shares with mail which does not. Emptying all sparse
+// segments each time, the many with little and the one that the last time filled halfway, copies it as often as segments
+// come; emptying those that are alike, as log-structured merge trees do, as often as that has digits. ADR 0007 has what
+// each of these numbers costs.
+const (
+	// tierRatio is how many times as much as in all the emptier ones together may live in a segment for it to be
+	// emptied with them. A segment of which one part in tierLeast lives goes with any.
+	tierRatio = 4
+	tierLeast = 64
+	// costRatio is how many bytes must come back for each that is copied.
+	costRatio = 4
+	// overSegments is by how many segments the log must be larger than CompactSpace says for all that is sparse to be
+	// emptied, whatever it costs.
+	overSegments = 2
+)
+
+// worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
+// larger, for what lives, than CompactSpace says, or too little would come back.
+func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
 	if s.log.Appended() < s.compaction.next {
-		return false
+		return nil, 0
 	}
-	var sealed, live, gain int64
-	for _, i := range s.segmentUses() {
+	var sealed, all int64
+	list := s.segmentUses()
+	for _, i := range list {
 		if i.Sealed {
 			sealed += i.Size
-			live += min(i.Live, i.Size)
-			if s.sparse(&i) {
-				gain += i.Size - i.Live
-			}
+			all += min(i.Live, i.Size)
 		}
 	}
-	return sealed*100 > live*int64(s.opt.CompactSpace) && gain > s.opt.CompactMin+4*s.folds.size.Load()
+	cost := 4 * s.folds.size.Load()
+	over := sealed - all/100*int64(s.opt.CompactSpace) - s.opt.SegmentSize - cost
+	if over <= 0 {
+		return nil, 0
+	}
+	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !s.sparse(&i) })
+	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
+	numbers, live, gain := emptiest(list, false)
+	if gain <= s.opt.CompactMin+cost && over > overSegments*s.opt.SegmentSize {
+		numbers, live, gain = emptiest(list, true)
+	}
+	if gain <= s.opt.CompactMin+cost {
+		return nil, 0
+	}
+	return numbers, live
+}
+
+// emptiest returns the first of a list in the order of what lives in them, as many as one pass takes: all of them, or those
+// that are worth it together. gain is what comes back.
+func emptiest(list []segmentUse, all bool) (numbers map[uint32]bool, live, gain int64) {
+	numbers = make(map[uint32]bool)
+	for _, i := range list {
+		alike := live == 0 || i.Live <= max(tierRatio*live, i.Size/tierLeast)
+		cheap := (live+i.Live)*costRatio <= gain+i.Size-i.Live
+		if !all && !(alike && cheap) || live > 0 && live+i.Live > compactPass {
+			break
+		}
+		numbers[i.Number] = true
+		live += i.Live
+		gain += i.Size - i.Live
+	}
+	return numbers, live, gain
 }
 
 // bounceRoom is what bounces, and copies, may still take of the reserve.
@@ -133,12 +187,10 @@ func (s *Store) sparse(i *segmentUse) bool {
 // compact empties sparse segments, and has them recycled, until there are none that were there
 // when it began. It copies at most rate bytes a second; 0: as fast as it can.
 func (s *Store) compact(ctx context.Context, rate int64) error {
-	select {
-	case s.compaction.running <- struct{}{}:
-		defer func() { <-s.compaction.running }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.compaction.begin(ctx); err != nil {
+		return err
 	}
+	defer s.compaction.end()
 	last := s.log.End().Segment()
 	var info CompactInfo
 	for {
@@ -147,19 +199,56 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 			return s.settleFolds()
 		}
 		info.Segments, info.Left = len(sparse), left
-		pieces, err := s.heldIn(ctx, sparse)
+		moved, err := s.empty(ctx, sparse, rate, &info)
 		if err != nil {
-			return err
-		}
-		moved, err := s.move(ctx, pieces, rate, &info)
-		// Also after an error, a disk that is full say: what was copied is to be given back.
-		if err = errors.Join(err, s.settleFolds()); err != nil {
 			return err
 		}
 		if moved == 0 {
 			return nil // what is left is damaged, or was given back
 		}
 	}
+}
+
+// compactThese empties segments at CompactRate, and has them recycled.
+func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live int64) (moved int64, err error) {
+	if err := s.compaction.begin(ctx); err != nil {
+		return 0, err
+	}
+	defer s.compaction.end()
+	return s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live})
+}
+
+// begin waits until no other compaction runs.
+func (c *compaction) begin(ctx context.Context) error {
+	select {
+	case c.running <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *compaction) end() { <-c.running }
+
+// empty copies what lives in segments to the end of the log, and has them recycled.
+func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo) (moved int64, err error) {
+	pieces, err := s.heldIn(ctx, sparse)
+	if err != nil {
+		return 0, err
+	}
+	for n := range sparse {
+		seg, err := s.log.Acquire(n)
+		if err != nil {
+			continue // it is gone already
+		}
+		// Around a page that is missed the system reads a megabyte and more, in the way of commits.
+		if err = errors.Join(seg.Scattered(), seg.Release()); err != nil {
+			return 0, err
+		}
+	}
+	moved, err = s.move(ctx, pieces, rate, info)
+	// Also after an error, a disk that is full say: what was copied is to be given back.
+	return moved, errors.Join(err, s.settleFolds())
 }
 
 // settleFolds makes the checkpoints that it takes to know what is dead: two that start
@@ -235,11 +324,16 @@ func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiec
 // move copies pieces to the end of the log.
 func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *CompactInfo) (moved int64, err error) {
 	var buf []byte
-	for len(pieces) > 0 {
+	bring, end := s.moveReaders()
+	defer end()
+	for ahead := 0; len(pieces) > 0; {
 		if err := ctx.Err(); err != nil {
 			return moved, err
 		}
-		began := s.opt.now()
+		for ; ahead < min(len(pieces), moveAhead); ahead++ {
+			bring <- pieces[ahead]
+		}
+		began, left := s.opt.now(), len(pieces)
 		t := newTicket(s)
 		var n int64
 		buf, n = buf[:0], 0
@@ -258,6 +352,7 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 			}
 			buf, pieces = b, pieces[1:]
 		}
+		ahead = max(ahead-(left-len(pieces)), 0)
 		if len(t.moves) == 0 {
 			continue
 		}
@@ -282,6 +377,33 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 		}
 	}
 	return moved, nil
+}
+
+// moveReaders starts readers of what is sent, until end.
+func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
+	pieces := make(chan heldPiece, moveAhead)
+	var readers sync.WaitGroup
+	for range moveReaders {
+		readers.Go(func() {
+			var buf []byte
+			for p := range pieces {
+				s.mu.Lock()
+				var seg *segment.Segment
+				var err error
+				if s.phase < closing && s.holds(&p) {
+					seg, err = s.log.Acquire(p.pos.Segment())
+				}
+				s.mu.Unlock()
+				if seg == nil || err != nil {
+					continue
+				}
+				// Whatever is wrong with it is found again when it is copied.
+				_, buf, _ = copyHeld(seg, &p, buf[:0])
+				_ = seg.Release()
+			}
+		})
+	}
+	return pieces, func() { close(pieces); readers.Wait() }
 }
 
 // pace waits until n bytes since began are no more than the rate allows.
@@ -378,6 +500,7 @@ func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []
 	}
 	start := len(buf)
 	buf = slices.Grow(buf, int(n))[:start+int(n)]
+	m.Prefetch(at, n) // in one read: page by page they are as many
 	pc := piece{seg: seg, off: at, n: n}
 	if err := pc.view(0, n, func(v []byte) error { copy(buf[start:], v); return nil }); err != nil {
 		return w, buf, err

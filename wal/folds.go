@@ -15,12 +15,9 @@ import (
 )
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
-// one, and by at least foldSegments segments: so checkpoints cost at most a quarter of what
+// one, and by at least a segment: so checkpoints cost at most a quarter of what
 // the log itself costs, and replay reads at most that much.
-const (
-	foldGrowth   = 4
-	foldSegments = 2
-)
+const foldGrowth = 4
 
 // foldState is what the background fold knows. newest and older are the fold's own, under
 // running.
@@ -97,7 +94,7 @@ func (f *foldState) note(streams map[uint32]bool) {
 // grew counts what was appended and wakes the fold when it is due.
 func (f *foldState) grew(n, growth int64) {
 	f.growth.Add(growth)
-	if f.grown.Add(n) >= max(foldGrowth*f.size.Load(), foldSegments*f.s.opt.SegmentSize) {
+	if f.grown.Add(n) >= max(foldGrowth*f.size.Load(), f.s.opt.fold) {
 		f.poke()
 	}
 }
@@ -198,6 +195,7 @@ func (f *foldState) makeOne(ctx context.Context, to segment.Pos, streams map[uin
 	// The newer one was read back and its name is durable: now the oldest may go.
 	oldest := f.older
 	f.older, f.newest = f.newest, c
+	f.s.log.Forget(c.Pos)
 	f.note(streams)
 	var errs []error
 	if oldest != nil {

@@ -64,11 +64,11 @@ type Options struct {
 	// CompactDead is the share of a segment, in percent, that must be dead for what lives in it to be
 	// copied out of it. Default 50.
 	CompactDead int
-	// CompactSpace is how many bytes of log there may be for each that lives, in percent, before
-	// the store empties segments of its own accord: 200 is twice. Default 150; not below 100.
+	// CompactSpace is how many bytes of log there may be for each that lives, in percent, and a segment, before
+	// the store empties segments of its own accord: 200 is twice. Default 200; not below 100.
 	CompactSpace int
 	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
-	// costs two of these. Default: one segment.
+	// costs two of these. Default: seven eighths of a segment.
 	CompactMin int64
 	// Scrub has bodies of used mail written over with zeros, on disk, as soon as their segment
 	// is dead: when every message with bytes in it is used or was copied elsewhere, two
@@ -92,6 +92,7 @@ type Options struct {
 	fs     disk.FS // of tests; the operating system's
 	claims int     // of tests: slots of the claim table
 	idle   int64   // of tests: the size of the segments of an idle store
+	fold   int64   // of tests: by how much the log grows at least until a checkpoint is due
 	now    func() time.Time
 }
 
@@ -126,7 +127,7 @@ const (
 	KeyMaxDefault        = 1_000_000
 	CompactRateDefault   = 64 << 20
 	CompactDeadDefault   = 50
-	CompactSpaceDefault  = 150
+	CompactSpaceDefault  = 200
 
 	// poolMax is how many dead segments are kept for another life. A compaction has about as many die at
 	// once; what is removed is made again from nothing, with zeros.
@@ -211,7 +212,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, &mailq.FieldError{Field: "Options.CompactSpace", Reason: "is below 100"}
 	}
 	if o.CompactMin == 0 {
-		o.CompactMin = o.SegmentSize
+		o.CompactMin = o.SegmentSize / 8 * 7
 	}
 	if o.KeyMax == 0 {
 		o.KeyMax = KeyMaxDefault
@@ -224,6 +225,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.claims == 0 {
 		o.claims = claimSlots
+	}
+	if o.fold == 0 {
+		o.fold = o.SegmentSize
 	}
 	if o.idle == 0 {
 		o.idle = idleSegment

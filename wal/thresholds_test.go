@@ -64,7 +64,7 @@ func TestBytesComeBackAsPromised(t *testing.T) {
 			log += i.Size
 		}
 		live = s.Stats().LiveBytes
-		behind := 2 * max(foldGrowth*s.folds.size.Load(), foldSegments*segment)
+		behind := 2 * max(foldGrowth*s.folds.size.Load(), segment)
 		return log - live*CompactSpaceDefault/100 - behind - 8*segment, log, live
 	}
 	for _, every := range []int{10, 2} {

@@ -33,7 +33,9 @@ func reasons(list []SegmentInfo, n uint32) string {
 func TestWhy(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
-		s := started(t, tiny(fs))
+		opt := tiny(fs)
+		opt.fold = 1 << 40 // checkpoints are made here
+		s := started(t, opt)
 		long := strings.Repeat("m", 30_000)
 		why := func(n uint32, want string) SegmentInfo {
 			t.Helper()

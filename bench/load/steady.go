@@ -236,13 +236,15 @@ func (t *steadyRun) window(bytes int64) (float64, error) {
 
 // cycle enqueues a message and ends one; deferred ones that come by are deferred again.
 func (t *steadyRun) cycle(p int, rnd *rand.Rand, busy, quiet *measure.Hist) error {
-	was := t.folding.Load()
+	// What runs when it begins is what counts. Were it also what began meanwhile, the longer an enqueue takes the more
+	// likely it would be beside something, whatever that does to it.
+	beside := t.folding.Load()
 	at := time.Now()
 	body := t.pay[p].Next()
 	if err := t.q.Enqueue(system.Message{Body: body, Recipients: 1}); err != nil {
 		return err
 	}
-	if was || t.folding.Load() {
+	if beside {
 		busy.Record(time.Since(at))
 	} else {
 		quiet.Record(time.Since(at))

@@ -104,9 +104,13 @@ func TestDoubtIsLeftToTheOwner(t *testing.T) {
 func TestCompactScrubs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	o := ownerOptions()
-	o.SegmentSize = 1 << 20 // so large that no checkpoint comes of itself
+	o.SegmentSize = 1 << 20
 	s, err := wal.Open(dir, o)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// It stays, and holds the segment until that is emptied.
+	if _, err := s.Enqueue(t.Context(), wal.Message{Body: []byte("harmless"), Recipients: []wal.Recipient{{Queue: "q", Address: "a"}}}); err != nil {
 		t.Fatal(err)
 	}
 	const text = "what nobody else is to read"

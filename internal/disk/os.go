@@ -301,6 +301,8 @@ func (m *osMapping) Prefetch(off, n int64) {
 	}
 }
 
+func (m *osMapping) Scattered() { scattered(m.mem) }
+
 // readThrough reads [off, end) and throws it away: the pages are cached then.
 func readThrough(f *os.File, off, end int64) error {
 	buf := make([]byte, min(end-off, 1<<20))

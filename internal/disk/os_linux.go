@@ -165,7 +165,8 @@ func populate(b []byte) error {
 	return retry(func() error { return unix.Madvise(b, unix.MADV_POPULATE_READ) })
 }
 
-func prefetch(b []byte) { _ = unix.Madvise(b, unix.MADV_WILLNEED) } // a hint
+func prefetch(b []byte)  { _ = unix.Madvise(b, unix.MADV_WILLNEED) } // a hint
+func scattered(b []byte) { _ = unix.Madvise(b, unix.MADV_RANDOM) }   // a hint
 
 // adviseMapping keeps mail out of core dumps.
 func adviseMapping(b []byte) error {
