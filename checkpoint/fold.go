@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -33,7 +34,7 @@ type fold struct {
 
 // Fold writes the checkpoint at position to: base, nil for the beginning of the
 // log, and the log from there on. Memory is bounded by the stretch of the log, not
-// by what base holds. It reads files only. Soon after the context has ended it returns its cause.
+// by what base holds. It reads what is in files only, though what log has of it may be in memory. Soon after the context has ended it returns its cause.
 func Fold(ctx context.Context, out io.Writer, base *File, log Log, uuid [16]byte, to segment.Pos) error {
 	log, out = untilDone{log, ctx}, interruptible{ctx, out}
 	f := &fold{ctx: ctx, base: base, table: state.NewTable(), touched: make(map[uint64]struct{}), flushed: make(map[string]struct{})}
@@ -338,9 +339,16 @@ func create(dir disk.Dir, tmp string) (f disk.File, spare bool, err error) {
 // TempPrefix begins the names of files that may be removed at any opening.
 const TempPrefix = "tmp-"
 
-// piece is how much is written at a time, past the page cache where that can be. What a sync has written in one burst, and
+// piece is how much is written at a time at first, past the page cache where that can be. What a sync has written in one burst, and
 // longer pieces, commits have to wait behind: see ADR 0002.
 var piece = 64 << 10 // smaller in tests
+
+// piecesMost is how many times as long a piece becomes on a device that takes pieceTime and more for one, as one does
+// that has to write all it has at each: else a large checkpoint would take minutes.
+const (
+	piecesMost = 16
+	pieceTime  = 5 * time.Millisecond
+)
 
 // syncEvery is how much goes through the page cache between two syncs, on file systems that do not write in place.
 const syncEvery = 8 << 20
@@ -349,7 +357,7 @@ const syncEvery = 8 << 20
 type fileWriter struct {
 	f             disk.File
 	direct        bool
-	buf           []byte // not written yet
+	buf           []byte // not written yet; a piece is full where its capacity ends
 	off, unsynced int64
 }
 
@@ -391,8 +399,14 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 // flush writes what is left, of which a sync is still to come.
 func (w *fileWriter) flush() error {
 	if w.direct && len(w.buf) == cap(w.buf) {
+		began := time.Now()
 		if err := w.f.WriteDurable(w.off, w.buf); err != nil {
 			return err
+		}
+		if n := 2 * cap(w.buf); n <= piecesMost*piece && time.Since(began) > pieceTime {
+			w.off += int64(len(w.buf))
+			w.buf = segment.Aligned(n)[:0]
+			return nil
 		}
 	} else {
 		if _, err := w.f.WriteAt(w.buf, w.off); err != nil {

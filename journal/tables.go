@@ -39,11 +39,15 @@ func (t *tables) add(pos segment.Pos, b []byte) {
 	if t.bytes+len(b) > tablesMax {
 		return
 	}
-	if len(b) > len(t.chunk) {
-		t.chunk = make([]byte, max(tablesChunk, len(b)))
+	var c []byte
+	if len(b) > tablesChunk/8 {
+		c = make([]byte, len(b)) // the rest of the chunk is for smaller ones
+	} else {
+		if len(b) > len(t.chunk) {
+			t.chunk = make([]byte, tablesChunk)
+		}
+		c, t.chunk = t.chunk[:len(b):len(b)], t.chunk[len(b):]
 	}
-	c := t.chunk[:len(b):len(b)]
-	t.chunk = t.chunk[len(b):]
 	copy(c, b)
 	t.frames = append(t.frames, tableFrame{pos, c})
 	t.bytes += len(b)

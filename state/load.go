@@ -27,8 +27,8 @@ type loaded struct {
 	list []Message
 }
 
-// blockSlabs is how many slabs are made in one piece, of 14 MiB: enough for huge pages.
-const blockSlabs = 256
+// blockSlabs is how many slabs are made in one piece, of 7 MiB: enough for huge pages. It goes when all of them are empty.
+const blockSlabs = 128
 
 // pageMessages are as many as fit into the least page.
 const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
@@ -88,11 +88,16 @@ func (l *Loader) Add(e *Entry) (slot uint32) {
 // next hands what is filled to the index and begins a slab.
 func (l *Loader) next() {
 	l.flush()
+	t := l.t
 	if len(l.block) == 0 {
 		l.block = <-l.more
+		t.blocks = append(t.blocks, slabBlock{first: uint32(len(t.slab))})
 	}
 	l.slab, l.n, l.block = (*[slabSize]Message)(l.block), 0, l.block[slabSize:]
-	l.t.slab, l.t.slabs = append(l.t.slab, l.slab), append(l.t.slabs, slabUse{used: slabSize})
+	b := &t.blocks[len(t.blocks)-1]
+	b.n++
+	b.used++
+	t.slab, t.slabs = append(t.slab, l.slab), append(t.slabs, slabUse{used: slabSize, block: uint32(len(t.blocks))})
 }
 
 func (l *Loader) flush() {
@@ -111,7 +116,7 @@ func (l *Loader) Close() {
 		return
 	}
 	i := len(l.t.slab) - 1
-	l.t.slabs[i] = slabUse{used: uint16(l.n), free: uint16(l.n + 1)}
+	l.t.slabs[i].used, l.t.slabs[i].free = uint16(l.n), uint16(l.n+1)
 	for j := l.n; j < slabSize; j++ {
 		l.slab[j].multi = uint32(j+2) % (slabSize + 1)
 	}

@@ -104,7 +104,8 @@ type Table struct {
 	slabs    []slabUse
 	open     []uint32 // slabs that may have a free slot, the next to be used last
 	gone     []uint32 // slabs that were given back
-	idle     int      // slabs that are there and empty
+	idle     int      // slabs that are there, empty, and in no block
+	blocks   []slabBlock
 	messages int
 	index    index
 	multis   []list
@@ -198,6 +199,11 @@ func (t *Table) Lives(slot uint32, id uint64) bool {
 	return m.flags&msgThere != 0 && (id == 0 || m.ID == id)
 }
 
+// Taken reports whether a slot is that of a message, be it one that is dead and still named.
+func (t *Table) Taken(slot uint32) bool {
+	return slot < t.Slots() && t.slab[slot/slabSize] != nil && t.Msg(slot).ID != 0
+}
+
 // Live is how many recipients of a message are not used.
 func (t *Table) Live(m *Message) int {
 	if m.multi != 0 {
@@ -264,8 +270,15 @@ func (t *Table) Extents(m *Message) []Extent {
 
 // slabUse is how a slab is used.
 type slabUse struct {
-	used uint16
-	free uint16 // index+1 of a list of free ones through Message.multi; 0: none
+	used  uint16
+	free  uint16 // index+1 of a list of free ones through Message.multi; 0: none
+	block uint32 // place+1 in Table.blocks of the block that it is in; 0: it is memory of its own
+}
+
+// slabBlock is slabs that are one piece of memory, which goes when all of them are empty.
+type slabBlock struct {
+	first, n uint32
+	used     uint32 // slabs that are not empty
 }
 
 // slabsIdle is how many empty slabs are kept.
@@ -281,8 +294,10 @@ func (t *Table) takeSlot() uint32 {
 			continue
 		}
 		slot := i*slabSize + uint32(u.free) - 1
-		if u.used == 0 {
+		if u.used == 0 && u.block == 0 {
 			t.idle--
+		} else if u.used == 0 {
+			t.blocks[u.block-1].used++
 		}
 		u.free = uint16(t.Msg(slot).multi)
 		u.used++
@@ -316,6 +331,17 @@ func (t *Table) freeSlot(slot uint32) {
 	*t.Msg(slot) = Message{multi: uint32(u.free)}
 	u.free = uint16(slot%slabSize + 1)
 	if u.used--; u.used > 0 {
+		return
+	}
+	if u.block != 0 {
+		b := &t.blocks[u.block-1]
+		if b.used--; b.used > 0 {
+			return // its memory is there anyway, for the next ones
+		}
+		for i := b.first; i < b.first+b.n; i++ {
+			t.slab[i], t.slabs[i] = nil, slabUse{}
+			t.gone = append(t.gone, i)
+		}
 		return
 	}
 	if t.idle++; t.idle > slabsIdle {

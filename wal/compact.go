@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -28,6 +29,8 @@ const (
 	// behind all that commits have it write.
 	moveReaders = 2
 	moveAhead   = 64
+	// scatteredBelow is the part of segments that lives up to which they are read by the page.
+	scatteredBelow = 16
 )
 
 // CompactInfo is how far a compaction has come.
@@ -56,7 +59,8 @@ type heldPiece struct {
 type compaction struct {
 	running chan struct{} // holds one while one runs
 	wake    chan struct{}
-	next    int64 // of the loop: how much the log must have taken before it copies again
+	next    int64            // of the loop: how much the log must have taken before it copies again
+	stuck   map[uint32]int64 // of the loop: segments that could not be emptied, and what lived in them
 }
 
 func (c *compaction) poke() {
@@ -89,7 +93,11 @@ func (s *Store) compactLoop() {
 			began := s.log.Appended()
 			var moved int64
 			moved, err = s.compactThese(context.Background(), sparse, live)
-			s.compaction.next = began + 2*moved // so copies are never more than half of what is written
+			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
+			if err == nil {
+				s.noteStuck(sparse)
+				s.compaction.poke() // there may be another pass
+			}
 		}
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrFull) {
 			s.opt.Logger.Error("sparse segments could not be emptied", "err", err)
@@ -116,31 +124,49 @@ const (
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
 // larger, for what lives, than CompactSpace says, or too little would come back.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
-	if s.log.Appended() < s.compaction.next {
-		return nil, 0
-	}
-	var sealed, all int64
 	list := s.segmentUses()
+	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
+		paced: s.log.Appended() < s.compaction.next}
+	return o.choose(list, func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) })
+}
+
+// compactOptions is what choose goes by.
+type compactOptions struct {
+	size  int64 // of segments
+	space int   // CompactSpace
+	least int64 // CompactMin
+	cost  int64 // of the checkpoints, in bytes
+	paced bool  // copies are to rest
+}
+
+// choose returns the segments to empty, and what lives in them. The list is used up.
+func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
+	var sealed, all int64
 	for _, i := range list {
 		if i.Sealed {
 			sealed += i.Size
 			all += min(i.Live, i.Size)
 		}
 	}
-	cost := 4 * s.folds.size.Load()
-	over := sealed - all/100*int64(s.opt.CompactSpace) - s.opt.SegmentSize - cost
-	if over <= 0 {
+	over := sealed - all/100*int64(o.space) - o.size - o.cost
+	far := over > overSegments*o.size
+	if over <= 0 || o.paced && !far {
 		return nil, 0
 	}
-	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !s.sparse(&i) })
+	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !sparse(i) })
 	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
-	numbers, live, gain := emptiest(list, false)
-	if gain <= s.opt.CompactMin+cost && over > overSegments*s.opt.SegmentSize {
-		numbers, live, gain = emptiest(list, true)
+	if numbers, live, gain := emptiest(list, false); gain-o.cost > o.least {
+		return numbers, live
 	}
-	if gain <= s.opt.CompactMin+cost {
+	// Where it takes several passes, what comes back counts for all of them: else a pass of little would never be worth it.
+	var gain int64
+	for _, i := range list {
+		gain += i.Size - i.Live
+	}
+	if !far || gain-o.cost <= o.least {
 		return nil, 0
 	}
+	numbers, live, _ = emptiest(list, true)
 	return numbers, live
 }
 
@@ -159,6 +185,26 @@ func emptiest(list []segmentUse, all bool) (numbers map[uint32]bool, live, gain 
 		gain += i.Size - i.Live
 	}
 	return numbers, live, gain
+}
+
+// isStuck reports whether nothing could be copied out of a segment, and that is how it still is: what lives there is damaged,
+// say. It must not keep others from being emptied.
+func (c *compaction) isStuck(i *segmentUse) bool {
+	live, ok := c.stuck[i.Number]
+	return ok && live == i.Live
+}
+
+// noteStuck notes those of the segments that were to be emptied out of which nothing was copied. numbers are those that hold
+// something still.
+func (s *Store) noteStuck(sparse map[uint32]bool) {
+	c := &s.compaction
+	stuck := make(map[uint32]int64)
+	for _, i := range s.segmentUses() {
+		if _, was := c.stuck[i.Number]; i.Live > 0 && (was || sparse[i.Number]) {
+			stuck[i.Number] = i.Live
+		}
+	}
+	c.stuck = stuck
 }
 
 // bounceRoom is what bounces, and copies, may still take of the reserve.
@@ -200,7 +246,7 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 		}
 		info.Segments, info.Left = len(sparse), left
 		moved, err := s.empty(ctx, sparse, rate, &info)
-		if err != nil {
+		if err = errors.Join(err, s.settleFolds()); err != nil {
 			return err
 		}
 		if moved == 0 {
@@ -215,7 +261,12 @@ func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live i
 		return 0, err
 	}
 	defer s.compaction.end()
-	return s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live})
+	moved, err = s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live})
+	if moved == 0 {
+		return 0, err
+	}
+	// Also after an error, a disk that is full say: what was copied is to be given back.
+	return moved, errors.Join(err, s.settleFolds())
 }
 
 // begin waits until no other compaction runs.
@@ -230,25 +281,16 @@ func (c *compaction) begin(ctx context.Context) error {
 
 func (c *compaction) end() { <-c.running }
 
-// empty copies what lives in segments to the end of the log, and has them recycled.
+// empty copies what lives in segments to the end of the log.
 func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo) (moved int64, err error) {
 	pieces, err := s.heldIn(ctx, sparse)
 	if err != nil {
 		return 0, err
 	}
-	for n := range sparse {
-		seg, err := s.log.Acquire(n)
-		if err != nil {
-			continue // it is gone already
-		}
-		// Around a page that is missed the system reads a megabyte and more, in the way of commits.
-		if err = errors.Join(seg.Scattered(), seg.Release()); err != nil {
-			return 0, err
-		}
+	if err := s.scatter(sparse, info.Left); err != nil {
+		return 0, err
 	}
-	moved, err = s.move(ctx, pieces, rate, info)
-	// Also after an error, a disk that is full say: what was copied is to be given back.
-	return moved, errors.Join(err, s.settleFolds())
+	return s.move(ctx, pieces, rate, info)
 }
 
 // settleFolds makes the checkpoints that it takes to know what is dead: two that start
@@ -321,6 +363,24 @@ func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiec
 	return list, nil
 }
 
+// scatter has segments in which next to nothing lives read by the page: around one that is missed the system reads a
+// megabyte and more, in the way of commits. Where more lives that is how it is read soonest.
+func (s *Store) scatter(sparse map[uint32]bool, live int64) error {
+	if live > int64(len(sparse))*s.opt.SegmentSize/scatteredBelow {
+		return nil
+	}
+	for n := range sparse {
+		seg, err := s.log.Acquire(n)
+		if err != nil {
+			continue // it is gone already
+		}
+		if err = errors.Join(seg.Scattered(), seg.Release()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // move copies pieces to the end of the log.
 func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *CompactInfo) (moved int64, err error) {
 	var buf []byte
@@ -383,6 +443,7 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
 	pieces := make(chan heldPiece, moveAhead)
 	var readers sync.WaitGroup
+	var ended atomic.Bool
 	for range moveReaders {
 		readers.Go(func() {
 			var buf []byte
@@ -390,7 +451,7 @@ func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
 				s.mu.Lock()
 				var seg *segment.Segment
 				var err error
-				if s.phase < closing && s.holds(&p) {
+				if !ended.Load() && s.phase < closing && s.holds(&p) {
 					seg, err = s.log.Acquire(p.pos.Segment())
 				}
 				s.mu.Unlock()
@@ -403,7 +464,7 @@ func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
 			}
 		})
 	}
-	return pieces, func() { close(pieces); readers.Wait() }
+	return pieces, func() { ended.Store(true); close(pieces); readers.Wait() }
 }
 
 // pace waits until n bytes since began are no more than the rate allows.

@@ -59,7 +59,8 @@ type Options struct {
 	Doubt      DoubtPolicy
 	DoubtDelay time.Duration
 	// CompactRate is how many bytes a second the store copies at most, of its own accord, to
-	// empty segments in which little is live. Default 64 MiB.
+	// empty segments in which little is live. The slower, the more of what waits comes to lie
+	// among mail that does not, and is copied again. Default 256 MiB.
 	CompactRate int64
 	// CompactDead is the share of a segment, in percent, that must be dead for what lives in it to be
 	// copied out of it. Default 50.
@@ -125,7 +126,7 @@ const (
 	MaxRecipientsDefault = 100_000
 	KeyWindowDefault     = 24 * time.Hour
 	KeyMaxDefault        = 1_000_000
-	CompactRateDefault   = 64 << 20
+	CompactRateDefault   = 256 << 20
 	CompactDeadDefault   = 50
 	CompactSpaceDefault  = 200
 

@@ -138,8 +138,8 @@ func TestWhatWaitedAtOpen(t *testing.T) {
 				t.Errorf("%d messages are left, counts %v", n, s.sched.counts)
 			}
 			for slot := range s.table.Slots() { // a slot with a name that nobody gave back is never used again
-				if m := s.table.Msg(slot); m.ID != 0 {
-					t.Fatalf("slot %d still is that of %v", slot, ID(m.ID))
+				if s.table.Taken(slot) {
+					t.Fatalf("slot %d still is that of %v", slot, ID(s.table.Msg(slot).ID))
 				}
 			}
 		})

@@ -218,7 +218,9 @@ func TestCase09_DeletedSegmentReappears(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
 				fs := memdisk.New(memdisk.Config{})
-				s := started(t, tiny(fs))
+				o := tiny(fs)
+				o.fold = 1 << 40 // the checkpoints are made here
+				s := started(t, o)
 				a := newAccount()
 				for i := range 40 {
 					if err := a.post(s, fmt.Sprint("mail ", i)); err != nil {

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,9 +31,37 @@ type direct struct {
 // kernel writes it through the cache, and says of a failure there once for a descriptor.
 const directMax = 2
 
-// directs is the one file of a directory that has such descriptors: a log writes to one
-// segment at a time, and each that it has sealed would hold them to its end.
-type directs struct{ atomic.Pointer[direct] }
+// directs are the files of a directory that have such descriptors, those written to last: a log writes to one segment at a
+// time, beside the next one that is made and a checkpoint, and each segment that it has sealed would hold them to its end.
+type directs struct {
+	mu    sync.Mutex
+	files [3]*direct
+}
+
+// opened notes a file that has descriptors now, and drops those of the one that was so the longest.
+func (s *directs) opened(d *direct) {
+	s.mu.Lock()
+	var out *direct
+	if !slices.Contains(s.files[:], d) {
+		out = s.files[0]
+		copy(s.files[:], s.files[1:])
+		s.files[len(s.files)-1] = d
+	}
+	s.mu.Unlock()
+	if out != nil {
+		_ = out.drop() // all that was written by it is durable
+	}
+}
+
+// closed notes that a file has none.
+func (s *directs) closed(d *direct) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.files[:], d); i >= 0 {
+		copy(s.files[1:], s.files[:i])
+		s.files[0] = nil
+	}
+}
 
 // of is for a file that was opened. inPlace says that it may be written to, and is in place.
 func (s *directs) of(inPlace bool) direct {
@@ -67,9 +95,7 @@ func (d *direct) writeDurable(of *os.File, off int64, bufs [][]byte) (tried bool
 func (d *direct) take(of *os.File) (f *os.File, age int, err error) {
 	f, age, opened, err := d.have(of)
 	if opened {
-		if before := d.last.Swap(d); before != nil && before != d {
-			_ = before.drop() // all that was written by it is durable
-		}
+		d.last.opened(d)
 	}
 	return f, age, err
 }
@@ -139,7 +165,7 @@ func (d *direct) close() error {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
-	d.last.CompareAndSwap(d, nil)
+	d.last.closed(d)
 	return d.drop()
 }
 

@@ -1,0 +1,106 @@
+package state
+
+import (
+	"fmt"
+	"testing"
+	"unsafe"
+
+	"github.com/mtawal/mtawal/segment"
+)
+
+// loadedWith is a table into which so many messages were loaded, of which so many were announced.
+func loadedWith(n, announced int) *Table {
+	t := NewTable()
+	q := t.QueueNamed("q")
+	l := t.Loader(announced)
+	for i := range n {
+		l.Add(&Entry{ID: uint64(i + 1), Loc: segment.MakePos(1, int64(i+1)*64), Weight: 4, Rcpts: []EntryRecipient{{Recipient: Recipient{Queue: q}}}})
+	}
+	l.Close()
+	return t
+}
+
+// die takes the message with an ID out of a table.
+func die(t *testing.T, table *Table, id uint64) {
+	t.Helper()
+	slot, ok := table.Find(id)
+	if !ok {
+		t.Fatalf("message %d is not there", id)
+	}
+	m := table.Msg(slot)
+	m.one[0].Standing = Used
+	table.addLive(m, -1)
+	table.drop(slot)
+}
+
+// Whatever was announced, what was loaded is there, in its slot, and slots that are left are used before others.
+func TestLoader(t *testing.T) {
+	for _, n := range []int{0, 1, slabSize - 1, slabSize, slabSize + 1, 3*slabSize + 7, blockSlabs*slabSize + 5} {
+		for _, announced := range []int{n, 0, n / 2, 2*n + 1} {
+			table := loadedWith(n, announced)
+			if table.Messages() != n || !table.InOrder() {
+				t.Fatalf("%d of %d, in order: %t", table.Messages(), n, table.InOrder())
+			}
+			for id := range uint64(n) {
+				if slot, ok := table.Find(id + 1); !ok || table.Msg(slot).ID != id+1 || slot != uint32(id) {
+					t.Fatalf("%d loaded, %d announced: message %d is in slot %d, %t", n, announced, id+1, slot, ok)
+				}
+			}
+			slabs := len(table.slab)
+			for i := n; i < (n+slabSize-1)/slabSize*slabSize; i++ {
+				if slot := table.newMessage(uint64(i+1), 1); slot != uint32(i) {
+					t.Fatalf("the next message is in slot %d, want %d", slot, i)
+				}
+			}
+			if len(table.slab) != slabs {
+				t.Errorf("%d slabs became %d before they were full", slabs, len(table.slab))
+			}
+		}
+	}
+}
+
+// The memory of loaded messages is used again while some of a block live, and goes when none does.
+func TestLoadedSlabsComeBack(t *testing.T) {
+	const n = (blockSlabs + 3) * slabSize
+	table := loadedWith(n, n)
+	kept := uint64(5 * slabSize) // in the first block
+	first := unsafe.Pointer(table.slab[0])
+	for id := range uint64(n) {
+		if id+1 != kept {
+			die(t, table, id+1)
+		}
+	}
+	for i := range table.slab {
+		if there := table.slab[i] != nil; there != (i < blockSlabs) {
+			t.Fatalf("slab %d of %d: there is memory: %t", i, len(table.slab), there)
+		}
+	}
+	for i := range blockSlabs*slabSize - 1 {
+		slot := table.newMessage(uint64(n+1+i), 1)
+		if slot/slabSize >= blockSlabs {
+			t.Fatalf("message %d of those that fit into the block is in slot %d", i, slot)
+		}
+		m := table.Msg(slot)
+		table.addLive(m, 1)
+	}
+	if unsafe.Pointer(table.slab[0]) != first {
+		t.Error("the block was made again")
+	}
+	die(t, table, kept)
+	for i := range blockSlabs*slabSize - 1 {
+		die(t, table, uint64(n+1+i))
+	}
+	for i, s := range table.slab {
+		if s != nil {
+			t.Fatalf("slab %d has memory though nothing lives", i)
+		}
+	}
+	seen := make(map[uint32]string)
+	for i := range 3 * slabSize {
+		slot := table.newMessage(uint64(10*n+i), 1)
+		if was, ok := seen[slot]; ok {
+			t.Fatalf("slot %d was given twice: %s", slot, was)
+		}
+		seen[slot] = fmt.Sprint(i)
+	}
+}

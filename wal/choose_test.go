@@ -1,0 +1,100 @@
+package wal
+
+import "testing"
+
+// evenly is n sealed segments of a size, of which so many percent live.
+func evenly(n int, size int64, percent int64) (list []segmentUse) {
+	for i := range n {
+		var u segmentUse
+		u.Number, u.Size, u.Sealed, u.Live = uint32(i+1), size, true, size/100*percent
+		list = append(list, u)
+	}
+	return list
+}
+
+func mostlyDead(u segmentUse) bool { return (u.Size-u.Live)*100 > u.Size*CompactDeadDefault }
+
+// Where the log is much larger than CompactSpace says and emptying all that is sparse would pay, something is emptied, whatever
+// the sizes are.
+func TestSomethingIsEmptied(t *testing.T) {
+	const mib = int64(1) << 20
+	for _, size := range []int64{1, 64, 128, 256, 1024} {
+		for _, percent := range []int64{0, 1, 5, 10, 20, 30, 40, 49} {
+			for _, checkpoint := range []int64{0, 1, 12, 100} {
+				for _, n := range []int{2, 8, 50, 400} {
+					list := evenly(n, size*mib, percent)
+					o := compactOptions{size: size * mib, space: CompactSpaceDefault, least: size * mib / 8 * 7, cost: 4 * checkpoint * mib}
+					live, gain := int64(0), int64(0)
+					for _, u := range list {
+						live, gain = live+u.Live, gain+u.Size-u.Live
+					}
+					over := int64(n)*size*mib - live*2 - o.size - o.cost
+					numbers, moved := o.choose(list, mostlyDead)
+					if percent > 0 && over > overSegments*o.size && gain-o.cost > o.least && len(numbers) == 0 {
+						t.Errorf("%d segments of %d MiB, %d %% of them live, checkpoints of %d MiB: none is emptied", n, size, percent, checkpoint)
+					}
+					if over <= 0 && len(numbers) > 0 {
+						t.Errorf("%d segments of %d MiB, %d %% of them live: %d are emptied within what is allowed", n, size, percent, len(numbers))
+					}
+					if want := int64(len(numbers)) * (size * mib / 100 * percent); moved != want {
+						t.Errorf("%d bytes are to be copied out of %d segments, want %d", moved, len(numbers), want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// A bound that is never to be reached is none that wraps around.
+func TestNothingIsEmptiedForMoreThanThereIs(t *testing.T) {
+	o := compactOptions{size: 1 << 20, space: 100, least: 1<<63 - 1, cost: 1 << 20}
+	if numbers, _ := o.choose(evenly(100, 1<<20, 1), mostlyDead); len(numbers) > 0 {
+		t.Errorf("%d segments are emptied", len(numbers))
+	}
+}
+
+// What is alike goes together, and is left alone beside what is not.
+func TestWhatIsAlikeIsEmptied(t *testing.T) {
+	const size = 64 << 20
+	list := func() []segmentUse {
+		l := evenly(6, size, 1)
+		l[0].Live, l[1].Live = size/2, size/5 // from earlier times
+		return l
+	}
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	numbers, _ := o.choose(list(), mostlyDead)
+	if len(numbers) != 4 || numbers[1] || numbers[2] {
+		t.Errorf("%v are emptied, want those with one percent", numbers)
+	}
+	o.paced = true
+	o.space = 450 // less than overSegments above that
+	if numbers, _ = o.choose(list(), mostlyDead); len(numbers) != 0 {
+		t.Errorf("%v are emptied though copies rest", numbers)
+	}
+}
+
+// A segment out of which nothing can be copied does not keep the others from being emptied.
+func TestWhatIsStuckIsPassedOver(t *testing.T) {
+	const size = 64 << 20
+	list := func(live int64) []segmentUse {
+		l := evenly(51, size, 10)
+		l[7].Live = live // of a message that is damaged
+		return l
+	}
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	var c compaction
+	sparse := func(u segmentUse) bool { return mostlyDead(u) && !c.isStuck(&u) }
+	first, _ := o.choose(list(4<<10), sparse)
+	if len(first) != 1 || !first[8] {
+		t.Fatalf("%v are emptied first", first)
+	}
+	c.stuck = map[uint32]int64{8: 4 << 10}
+	next, _ := o.choose(list(4<<10), sparse)
+	if len(next) == 0 || next[8] {
+		t.Errorf("then %v are emptied", next)
+	}
+	// Something was used, so it may be another matter.
+	if again, _ := o.choose(list(2<<10), sparse); !again[8] {
+		t.Errorf("when it has changed %v are emptied", again)
+	}
+}
