@@ -1,0 +1,138 @@
+package wal
+
+import (
+	"cmp"
+	"slices"
+)
+
+// What waits for long is copied again with each segment that it shares with mail which does not. Emptying all sparse
+// segments each time, the many with little and the one that the last time filled halfway, copies it as often as segments
+// come; emptying those that are alike, as log-structured merge trees do, as often as that has digits. ADR 0007 has what
+// each of these numbers costs.
+const (
+	// tierRatio is how many times as much as in all the emptier ones together may live in a segment for it to be
+	// emptied with them. A segment of which one part in tierLeast lives goes with any.
+	tierRatio = 4
+	tierLeast = 64
+	// costRatio is how many bytes must come back for each that is copied.
+	costRatio = 4
+	// overSegments is by how many segments the log must be larger than CompactSpace says for all that is sparse to be
+	// emptied, whatever it costs.
+	overSegments = 2
+)
+
+// worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
+// larger, for what lives, than CompactSpace says, or too little would come back.
+func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
+	list := s.segmentUses()
+	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
+		paced: s.log.Appended() < s.compaction.next}
+	return o.choose(list, func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) })
+}
+
+// compactOptions is what choose goes by.
+type compactOptions struct {
+	size  int64 // of segments
+	space int   // CompactSpace
+	least int64 // CompactMin
+	cost  int64 // of the checkpoints, in bytes
+	paced bool  // copies are to rest
+}
+
+// choose returns the segments to empty, and what lives in them. The list is used up.
+func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
+	var sealed, all int64
+	for _, i := range list {
+		if i.Sealed {
+			sealed += i.Size
+			all += min(i.Live, i.Size)
+		}
+	}
+	over := sealed - all/100*int64(o.space) - o.size - o.cost
+	far := over > overSegments*o.size
+	if over <= 0 || o.paced && !far {
+		return nil, 0
+	}
+	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !sparse(i) })
+	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
+	if numbers, live, gain := emptiest(list, false); gain-o.cost > o.least {
+		return numbers, live
+	}
+	// Where it takes several passes, what comes back counts for all of them: else a pass of little would never be worth it.
+	var gain int64
+	for _, i := range list {
+		gain += i.Size - i.Live
+	}
+	if !far || gain-o.cost <= o.least {
+		return nil, 0
+	}
+	numbers, live, _ = emptiest(list, true)
+	return numbers, live
+}
+
+// emptiest returns the first of a list in the order of what lives in them, as many as one pass takes: all of them, or those
+// that are worth it together. gain is what comes back.
+func emptiest(list []segmentUse, all bool) (numbers map[uint32]bool, live, gain int64) {
+	numbers = make(map[uint32]bool)
+	for _, i := range list {
+		alike := live == 0 || i.Live <= max(tierRatio*live, i.Size/tierLeast)
+		cheap := (live+i.Live)*costRatio <= gain+i.Size-i.Live
+		if !all && !(alike && cheap) || live > 0 && live+i.Live > compactPass {
+			break
+		}
+		numbers[i.Number] = true
+		live += i.Live
+		gain += i.Size - i.Live
+	}
+	return numbers, live, gain
+}
+
+// isStuck reports whether nothing could be copied out of a segment, and that is how it still is: what lives there is damaged,
+// say. It must not keep others from being emptied.
+func (c *compaction) isStuck(i *segmentUse) bool {
+	live, ok := c.stuck[i.Number]
+	return ok && live == i.Live
+}
+
+// noteStuck notes those of the segments that were to be emptied out of which nothing was copied. numbers are those that hold
+// something still.
+func (s *Store) noteStuck(sparse map[uint32]bool) {
+	c := &s.compaction
+	stuck := make(map[uint32]int64)
+	for _, i := range s.segmentUses() {
+		if _, was := c.stuck[i.Number]; i.Live > 0 && (was || sparse[i.Number]) {
+			stuck[i.Number] = i.Live
+		}
+	}
+	c.stuck = stuck
+}
+
+// sparse reports whether a segment may be emptied: the newest checkpoint lies behind it, and
+// little lives in it.
+func (s *Store) sparse(i *segmentUse) bool {
+	f := &s.folds
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && !f.streams[i.Number] &&
+		(i.Size-i.Live)*100 > i.Size*int64(s.opt.CompactDead)
+}
+
+// sparseSegments are the ones to empty next, those in which the least lives first, as of the
+// newest checkpoint: as many as one pass takes, and while room is short half of what bounces may use.
+func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int64) {
+	list := slices.DeleteFunc(s.segmentUses(), func(i segmentUse) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
+	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
+	numbers = make(map[uint32]bool)
+	short, most := s.short(), int64(compactPass)
+	if short {
+		most = min(most, s.bounceRoom()/2)
+	}
+	for _, i := range list {
+		if (len(numbers) > 0 || short) && live+i.Live > most {
+			break
+		}
+		numbers[i.Number] = true
+		live += i.Live
+	}
+	return numbers, live
+}
