@@ -53,9 +53,8 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 	if over <= 0 || o.paced && !far {
 		return nil, 0
 	}
-	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !sparse(i) })
-	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
-	if numbers, live, gain := emptiest(list, false); gain-o.cost > o.least {
+	list = byLive(list, sparse)
+	if numbers, live, gain := emptiest(list, false, compactPass); gain-o.cost > o.least {
 		return numbers, live
 	}
 	// Where it takes several passes, what comes back counts for all of them: else a pass of little would never be worth it.
@@ -66,18 +65,25 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 	if !far || gain-o.cost <= o.least {
 		return nil, 0
 	}
-	numbers, live, _ = emptiest(list, true)
+	numbers, live, _ = emptiest(list, true, compactPass)
 	return numbers, live
 }
 
-// emptiest returns the first of a list in the order of what lives in them, as many as one pass takes: all of them, or those
-// that are worth it together. gain is what comes back.
-func emptiest(list []segmentUse, all bool) (numbers map[uint32]bool, live, gain int64) {
+// byLive returns those of the segments in which something lives that are sparse, the emptiest first. The list is used up.
+func byLive(list []segmentUse, sparse func(segmentUse) bool) []segmentUse {
+	list = slices.DeleteFunc(list, func(i segmentUse) bool { return i.Live == 0 || !sparse(i) })
+	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
+	return list
+}
+
+// emptiest returns the first of a list that byLive has made, all or those that are worth it together, up to so many live bytes, or
+// one. gain is what comes back.
+func emptiest(list []segmentUse, all bool, most int64) (numbers map[uint32]bool, live, gain int64) {
 	numbers = make(map[uint32]bool)
 	for _, i := range list {
 		alike := live == 0 || i.Live <= max(tierRatio*live, i.Size/tierLeast)
 		cheap := (live+i.Live)*costRatio <= gain+i.Size-i.Live
-		if !all && !(alike && cheap) || live > 0 && live+i.Live > compactPass {
+		if !all && !(alike && cheap) || live > 0 && live+i.Live > most {
 			break
 		}
 		numbers[i.Number] = true
@@ -94,14 +100,15 @@ func (c *compaction) isStuck(i *segmentUse) bool {
 	return ok && live == i.Live
 }
 
-// noteStuck notes those of the segments that were to be emptied out of which nothing was copied. numbers are those that hold
-// something still.
-func (s *Store) noteStuck(sparse map[uint32]bool) {
-	c := &s.compaction
+// noteStuck notes those of the segments that were to be emptied in which something still lives. Others that are stuck
+// stay so as they were: what has changed since is tried again.
+func (c *compaction) noteStuck(tried map[uint32]bool, uses []segmentUse) {
 	stuck := make(map[uint32]int64)
-	for _, i := range s.segmentUses() {
-		if _, was := c.stuck[i.Number]; i.Live > 0 && (was || sparse[i.Number]) {
+	for _, i := range uses {
+		if live, was := c.stuck[i.Number]; tried[i.Number] && i.Live > 0 {
 			stuck[i.Number] = i.Live
+		} else if was {
+			stuck[i.Number] = live
 		}
 	}
 	c.stuck = stuck
@@ -120,19 +127,14 @@ func (s *Store) sparse(i *segmentUse) bool {
 // sparseSegments are the ones to empty next, those in which the least lives first, as of the
 // newest checkpoint: as many as one pass takes, and while room is short half of what bounces may use.
 func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int64) {
-	list := slices.DeleteFunc(s.segmentUses(), func(i segmentUse) bool { return i.Number >= before || i.Live == 0 || !s.sparse(&i) })
-	slices.SortFunc(list, func(a, b segmentUse) int { return cmp.Compare(a.Live, b.Live) })
-	numbers = make(map[uint32]bool)
+	list := byLive(s.segmentUses(), func(i segmentUse) bool { return i.Number < before && s.sparse(&i) })
 	short, most := s.short(), int64(compactPass)
 	if short {
 		most = min(most, s.bounceRoom()/2)
 	}
-	for _, i := range list {
-		if (len(numbers) > 0 || short) && live+i.Live > most {
-			break
-		}
-		numbers[i.Number] = true
-		live += i.Live
+	numbers, live, _ = emptiest(list, true, most)
+	if short && live > most {
+		return nil, 0 // not even the first
 	}
 	return numbers, live
 }

@@ -88,7 +88,7 @@ func TestWhatIsStuckIsPassedOver(t *testing.T) {
 	if len(first) != 1 || !first[8] {
 		t.Fatalf("%v are emptied first", first)
 	}
-	c.stuck = map[uint32]int64{8: 4 << 10}
+	c.noteStuck(first, list(4<<10))
 	next, _ := o.choose(list(4<<10), sparse)
 	if len(next) == 0 || next[8] {
 		t.Errorf("then %v are emptied", next)
@@ -96,5 +96,10 @@ func TestWhatIsStuckIsPassedOver(t *testing.T) {
 	// Something was used, so it may be another matter.
 	if again, _ := o.choose(list(2<<10), sparse); !again[8] {
 		t.Errorf("when it has changed %v are emptied", again)
+	}
+	// A pass over others has not tried it again.
+	c.noteStuck(next, list(2<<10))
+	if again, _ := o.choose(list(2<<10), sparse); !again[8] {
+		t.Errorf("when it has changed, and others were emptied, %v are", again)
 	}
 }

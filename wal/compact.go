@@ -95,7 +95,7 @@ func (s *Store) compactLoop() {
 			moved, err = s.compactThese(context.Background(), sparse, live)
 			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
 			if err == nil {
-				s.noteStuck(sparse)
+				s.compaction.noteStuck(sparse, s.segmentUses())
 				s.compaction.poke() // there may be another pass
 			}
 		}
@@ -316,13 +316,10 @@ func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
 		readers.Go(func() {
 			var buf []byte
 			for p := range pieces {
-				s.mu.Lock()
-				var seg *segment.Segment
-				var err error
-				if !ended.Load() && s.phase < closing && s.holds(&p) {
-					seg, err = s.log.Acquire(p.pos.Segment())
+				if ended.Load() {
+					continue
 				}
-				s.mu.Unlock()
+				seg, err := s.acquirePiece(&p)
 				if seg == nil || err != nil {
 					continue
 				}
@@ -359,14 +356,8 @@ func (s *Store) pace(ctx context.Context, n, rate int64, began time.Time) error 
 // checks them. A message whose bytes fail their checksum is set aside, and its bytes stay
 // where they are.
 func (s *Store) copyPiece(p *heldPiece, buf []byte) (moveWrite, []byte, error) {
-	s.mu.Lock()
-	if !s.holds(p) {
-		s.mu.Unlock()
-		return moveWrite{}, buf, nil
-	}
-	seg, err := s.log.Acquire(p.pos.Segment())
-	s.mu.Unlock()
-	if err != nil {
+	seg, err := s.acquirePiece(p)
+	if seg == nil || err != nil {
 		return moveWrite{}, buf, err
 	}
 	w, b, err := copyHeld(seg, p, buf)
@@ -378,6 +369,16 @@ func (s *Store) copyPiece(p *heldPiece, buf []byte) (moveWrite, []byte, error) {
 		return moveWrite{}, buf, nil
 	}
 	return w, b, err
+}
+
+// acquirePiece takes a reference to the segment of a piece; nil if the message does not have it there any more.
+func (s *Store) acquirePiece(p *heldPiece) (*segment.Segment, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.holds(p) {
+		return nil, nil
+	}
+	return s.log.Acquire(p.pos.Segment())
 }
 
 // holds reports whether a message still has a piece where it was. Store.mu is held.
