@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -161,20 +160,6 @@ func (f *fold) untouched(w *writer) func() (*state.Entry, *numbering, error) {
 	}
 }
 
-// A fold is work for some ten milliseconds and more, on one of the processors that commits are waiting for. So it lets
-// others have it every half a millisecond or so.
-const (
-	entriesBreath = 1024
-	framesBreath  = 16
-)
-
-// breathe lets others run each so many times.
-func breathe(n, each int) {
-	if n%each == 0 {
-		runtime.Gosched()
-	}
-}
-
 // untilDone is a log that ends with a context.
 type untilDone struct {
 	Log
@@ -182,10 +167,7 @@ type untilDone struct {
 }
 
 func (l untilDone) Frames(from, to segment.Pos, prev segment.FrameHeader, fn func(*segment.Frame) error) error {
-	n := 0
 	return l.Log.Frames(from, to, prev, func(f *segment.Frame) error {
-		n++
-		breathe(n, framesBreath)
 		if l.ctx.Err() != nil {
 			return context.Cause(l.ctx)
 		}
@@ -262,11 +244,7 @@ func Write(ctx context.Context, dir disk.Dir, name string, base *File, log Log, 
 	if err != nil {
 		return fmt.Errorf("making %s: %w", name, err)
 	}
-	out := newFileWriter(dir, f)
-	err = Fold(ctx, out, base, log, uuid, to)
-	if err == nil {
-		err = out.flush()
-	}
+	_, err = foldInto(ctx, dir, f, base, log, uuid, to)
 	if err == nil && !barrier.Gone(barrier.CheckpointSync) {
 		err = f.Sync()
 	}
@@ -282,11 +260,7 @@ func write(ctx context.Context, dir disk.Dir, tmp string, base *File, log Log, u
 	if err != nil {
 		return 0, fmt.Errorf("making %s: %w", tmp, err)
 	}
-	out := newFileWriter(dir, f)
-	err = Fold(ctx, out, base, log, uuid, to)
-	if err == nil {
-		err = out.flush()
-	}
+	out, err := foldInto(ctx, dir, f, base, log, uuid, to)
 	if err == nil && spare {
 		holds, err = out.end(room)
 	}
@@ -361,8 +335,13 @@ type fileWriter struct {
 	off, unsynced int64
 }
 
-func newFileWriter(dir disk.Dir, f disk.File) *fileWriter {
-	return &fileWriter{f: f, direct: !dir.CopyOnWrite() && !barrier.Gone(barrier.CheckpointSync), buf: segment.Aligned(piece)[:0]}
+// foldInto folds into a file, which is to be synced then.
+func foldInto(ctx context.Context, dir disk.Dir, f disk.File, base *File, log Log, uuid [16]byte, to segment.Pos) (*fileWriter, error) {
+	w := &fileWriter{f: f, direct: !dir.CopyOnWrite() && !barrier.Gone(barrier.CheckpointSync), buf: segment.Aligned(piece)[:0]}
+	if err := Fold(ctx, w, base, log, uuid, to); err != nil {
+		return nil, err
+	}
+	return w, w.flush()
 }
 
 // end cuts off what the file held before behind what was written. That gives blocks back, which
@@ -398,15 +377,14 @@ func (w *fileWriter) Write(b []byte) (int, error) {
 
 // flush writes what is left, of which a sync is still to come.
 func (w *fileWriter) flush() error {
+	next := w.buf[:0]
 	if w.direct && len(w.buf) == cap(w.buf) {
 		began := time.Now()
 		if err := w.f.WriteDurable(w.off, w.buf); err != nil {
 			return err
 		}
 		if n := 2 * cap(w.buf); n <= piecesMost*piece && time.Since(began) > pieceTime {
-			w.off += int64(len(w.buf))
-			w.buf = segment.Aligned(n)[:0]
-			return nil
+			next = segment.Aligned(n)[:0]
 		}
 	} else {
 		if _, err := w.f.WriteAt(w.buf, w.off); err != nil {
@@ -415,7 +393,7 @@ func (w *fileWriter) flush() error {
 		w.unsynced += int64(len(w.buf))
 	}
 	w.off += int64(len(w.buf))
-	w.buf = w.buf[:0]
+	w.buf = next
 	if w.unsynced >= syncEvery {
 		w.unsynced = 0
 		return w.f.Sync()

@@ -287,7 +287,6 @@ func (it *entries) next() (*state.Entry, error) {
 		}
 		return nil, nil
 	}
-	breathe(int(it.left), entriesBreath)
 	it.left--
 	if err := decodeEntry(&it.cur, &it.d, &it.e, uint64(len(it.c.names)), it.room); err != nil {
 		return nil, it.c.corrupt(it.c.sections[0].off, err.Error())

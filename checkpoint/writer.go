@@ -248,7 +248,6 @@ func writeTable(w *writer, t *state.Table, next func() (*state.Entry, *numbering
 			}
 			continue
 		}
-		breathe(len(slots), entriesBreath)
 		t.Entry(slots[0], &e)
 		slots = slots[1:]
 		if err := w.message(&e, own); err != nil {

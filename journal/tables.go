@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"sort"
 	"sync"
 
@@ -61,7 +62,7 @@ func (t *tables) forget(pos segment.Pos) {
 	for _, f := range t.frames[:n] {
 		t.bytes -= len(f.b)
 	}
-	t.frames = append([]tableFrame(nil), t.frames[n:]...)
+	t.frames = slices.Delete(t.frames, 0, n)
 }
 
 // at returns n bytes at a position, nil if they are not here. They are never written to again.

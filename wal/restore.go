@@ -85,12 +85,6 @@ func (s *Store) buildQueues() {
 // restore puts a recipient that does not wait for a time where its queue looks for it.
 func (s *Store) restore(ref state.Ref, r *state.Recipient) {
 	q := s.queue(r.Queue)
-	if r.Standing == state.Pending && r.Flags&state.InDoubt == 0 && r.Mem == 0 { // as nearly all are: due, and nothing else
-		s.sched.counts[classPending]++
-		q.counts[classPending]++
-		s.makeReady(q, ref, r, s.applyNow)
-		return
-	}
 	c := classOf(r)
 	s.sched.counts[c]++
 	q.counts[c]++
