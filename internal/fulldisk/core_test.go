@@ -73,8 +73,8 @@ func core(dir string, in io.Reader, out io.Writer) {
 	}
 	for range consumers {
 		go c.bounce()
+		go c.deliver()
 	}
-	go c.deliver()
 	for lines := bufio.NewScanner(in); lines.Scan(); {
 		word, arg, _ := strings.Cut(lines.Text(), " ")
 		switch word {

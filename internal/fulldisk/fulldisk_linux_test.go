@@ -114,7 +114,7 @@ type ledger struct {
 	opens   int
 	closed  bool
 	wrong   []string
-	changed time.Time // a recipient was used, or a message acked
+	changed time.Time // a recipient was used, a message acked, or the queue is shorter
 }
 
 func (l *ledger) line(s string) {
@@ -150,6 +150,9 @@ func (l *ledger) line(s string) {
 		l.used[n] = true
 		l.changed = time.Now()
 	case "queue":
+		if n < l.queue {
+			l.changed = time.Now()
+		}
 		l.queue = n
 	case "closed":
 		l.closed = true
