@@ -54,6 +54,8 @@ package checkpoint
 import (
 	"encoding/binary"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/mtawal/mtawal/segment"
 	"github.com/mtawal/mtawal/state"
@@ -77,12 +79,15 @@ const (
 const NameMax = 32
 
 // Name is the final name of the checkpoint at a position.
-func Name(pos segment.Pos) string { return fmt.Sprintf("ckpt-%016x", uint64(pos)) }
+func Name(pos segment.Pos) string { return fmt.Sprintf(namePrefix+"%016x", uint64(pos)) }
+
+const namePrefix = "ckpt-"
 
 // ParseName is the inverse of Name.
 func ParseName(name string) (segment.Pos, bool) {
-	var v uint64
-	if _, err := fmt.Sscanf(name, "ckpt-%016x", &v); err != nil || Name(segment.Pos(v)) != name {
+	digits, _ := strings.CutPrefix(name, namePrefix)
+	v, err := strconv.ParseUint(digits, 16, 64)
+	if err != nil || Name(segment.Pos(v)) != name {
 		return 0, false
 	}
 	return segment.Pos(v), true

@@ -3,6 +3,8 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -11,11 +13,15 @@ import (
 
 // Name is the final name of a segment's file. Whatever stands under it is a
 // valid segment, or damage.
-func Name(number uint32) string { return fmt.Sprintf("seg-%08x", number) }
+func Name(number uint32) string { return fmt.Sprintf(namePrefix+"%08x", number) }
+
+const namePrefix = "seg-"
 
 // ParseName is the inverse of Name.
 func ParseName(name string) (number uint32, ok bool) {
-	if _, err := fmt.Sscanf(name, "seg-%08x", &number); err != nil || Name(number) != name || number == 0 {
+	digits, _ := strings.CutPrefix(name, namePrefix)
+	n, err := strconv.ParseUint(digits, 16, 32)
+	if number = uint32(n); err != nil || number == 0 || Name(number) != name {
 		return 0, false
 	}
 	return number, true

@@ -21,8 +21,11 @@ type extras struct {
 	freeNotes []uint32
 }
 
+// noExtras is the first slab of a table that has none yet: number 0 is read, and never written.
+var noExtras [slabSize]extra
+
 func (x *extras) init() {
-	x.slabs = []*[slabSize]extra{new([slabSize]extra)}
+	x.slabs = []*[slabSize]extra{&noExtras}
 	x.notes = make([][]byte, 1)
 }
 
@@ -39,7 +42,10 @@ func (x *extras) take(ref Ref) uint32 {
 		if !x.loading && x.linked == i-1 {
 			x.linked = i
 		}
-		if i%slabSize == 0 {
+		switch {
+		case i == 1:
+			x.slabs[0] = new([slabSize]extra)
+		case i%slabSize == 0:
 			x.slabs = append(x.slabs, new([slabSize]extra))
 		}
 	}

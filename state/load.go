@@ -52,8 +52,9 @@ func (t *Table) Loader(messages int) *Loader {
 // makeBlocks has the next block ready, its pages faulted in: to do that takes as long as to decode what
 // goes into them.
 func (l *Loader) makeBlocks(messages int) {
-	for {
-		slabs := min(blockSlabs, max(1, (messages+slabSize-1)/slabSize))
+	defer close(l.more)
+	for messages > 0 {
+		slabs := min(blockSlabs, (messages+slabSize-1)/slabSize)
 		messages -= slabs * slabSize
 		block := make([]Message, slabs*slabSize)
 		adviseHuge(block)
@@ -90,7 +91,9 @@ func (l *Loader) next() {
 	l.flush()
 	t := l.t
 	if len(l.block) == 0 {
-		l.block = <-l.more
+		if l.block = <-l.more; l.block == nil { // there are more than was said
+			l.block = make([]Message, slabSize)
+		}
 		t.blocks = append(t.blocks, slabBlock{first: uint32(len(t.slab))})
 	}
 	l.slab, l.n, l.block = (*[slabSize]Message)(l.block), 0, l.block[slabSize:]

@@ -106,12 +106,12 @@ func readMeta(dir disk.Dir) (m meta, err error) {
 }
 
 func decodeMeta(b []byte) (m meta, err error) {
-	var version uint32
-	if n, _ := fmt.Sscanf(string(b), "mtawal %d ", &version); n == 1 && version != 1 && version != 2 {
-		return m, fmt.Errorf("%s: store format %d: %w", metaName, version, segment.ErrVersion)
-	}
 	// What does not parse encodes to something else.
 	word := append(strings.Split(string(b), " "), make([]string, 8)...)
+	version, err := strconv.ParseUint(word[1], 10, 32)
+	if err == nil && word[0] == "mtawal" && version != 1 && version != 2 {
+		return m, fmt.Errorf("%s: store format %d: %w", metaName, version, segment.ErrVersion)
+	}
 	m.uuid = uuidOf(word[2])
 	m.copied = version == 2 && word[3] == metaCopied
 	m.ready = m.copied || word[3] == metaReady

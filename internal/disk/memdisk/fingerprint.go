@@ -1,7 +1,6 @@
 package memdisk
 
 import (
-	"cmp"
 	"encoding/binary"
 	"hash/maphash"
 	"maps"
@@ -14,60 +13,73 @@ import (
 func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var h maphash.Hash
-	h.SetSeed(seed)
-	num := func(list ...uint64) {
-		for _, n := range list {
-			var b [8]byte
-			binary.LittleEndian.PutUint64(b[:], n)
-			h.Write(b[:])
-		}
-	}
-	num(m.boot, m.mount)
-	number := map[*inode]uint64{}
-	for i, ino := range m.inodes() {
+	s := sum{buf: make([]byte, 0, 4<<10)}
+	s.h.SetSeed(seed)
+	s.num(m.boot, m.mount)
+	inodes := m.inodes()
+	number := make(map[*inode]uint64, len(inodes))
+	for i, ino := range inodes {
 		number[ino] = uint64(i + 1)
-		ino.hash(&h, num)
+		ino.hash(&s)
 	}
 	for _, d := range m.sortedDirs() {
-		for _, names := range []map[string]*inode{d.live, d.durable} {
-			num(uint64(len(names)))
+		for _, names := range [...]map[string]*inode{d.live, d.durable} {
+			s.num(uint64(len(names)))
 			for _, name := range slices.Sorted(maps.Keys(names)) {
-				h.WriteString(name)
-				num(number[names[name]])
+				s.text(name)
+				s.num(number[names[name]])
 			}
 		}
 		for _, op := range d.pending {
-			h.WriteString(op.add + "\x00" + op.drop)
-			num(number[op.ino])
+			s.text(op.add)
+			s.text(op.drop)
+			s.num(number[op.ino])
 		}
 	}
-	return h.Sum64()
+	s.h.Write(s.buf)
+	return s.h.Sum64()
 }
 
-func (ino *inode) hash(h *maphash.Hash, num func(...uint64)) {
-	num(uint64(ino.size), uint64(ino.devSize), uint64(ino.links), uint64(len(ino.sizes)))
-	for _, s := range ino.sizes {
-		num(uint64(s))
+// sum is a hash of numbers, names and pages.
+type sum struct {
+	h   maphash.Hash
+	buf []byte // what is not in h yet: small pieces cost a call each
+}
+
+func (s *sum) num(list ...uint64) {
+	for _, n := range list {
+		s.buf = binary.LittleEndian.AppendUint64(s.buf, n)
 	}
-	hashPage := func(i int, p *page) {
-		if p != nil && *p != zeroPage {
-			num(uint64(i))
-			h.Write(p[:])
-		}
+}
+
+func (s *sum) text(t string) {
+	s.num(uint64(len(t)))
+	s.buf = append(s.buf, t...)
+}
+
+func (s *sum) page(i int, p *page) {
+	if p != nil && p != &zeroPage && *p != zeroPage {
+		s.num(uint64(i), maphash.Bytes(s.h.Seed(), p[:]))
+	}
+}
+
+func (ino *inode) hash(s *sum) {
+	s.num(uint64(ino.size), uint64(ino.devSize), uint64(ino.links), uint64(len(ino.sizes)))
+	for _, size := range ino.sizes {
+		s.num(uint64(size))
 	}
 	for i, p := range ino.dev {
-		hashPage(i, p)
+		s.page(i, p)
 	}
-	for _, i := range slices.SortedFunc(maps.Keys(ino.dirty), cmp.Compare[int]) {
-		num(uint64(i), uint64(len(ino.dirty[i])))
+	for _, i := range slices.Sorted(maps.Keys(ino.dirty)) {
+		s.num(uint64(i), uint64(len(ino.dirty[i])))
 		for _, p := range ino.dirty[i] {
-			hashPage(i, p)
+			s.page(i, p)
 		}
-		hashPage(i, ino.cached(i))
+		s.page(i, ino.cached(i))
 	}
-	for _, i := range slices.SortedFunc(maps.Keys(ino.limbo), cmp.Compare[int]) {
-		num(uint64(i))
-		hashPage(i, ino.cached(i))
+	for _, i := range slices.Sorted(maps.Keys(ino.limbo)) {
+		s.num(uint64(i))
+		s.page(i, ino.cached(i))
 	}
 }

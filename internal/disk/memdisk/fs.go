@@ -124,18 +124,19 @@ func (m *FS) sortedDirs() []*directory {
 
 // inodes gives what any name leads to, in the order of making.
 func (m *FS) inodes() []*inode {
-	seen := map[*inode]bool{}
+	list := make([]*inode, 0, 64)
 	for _, d := range m.dirs {
-		for _, names := range []map[string]*inode{d.live, d.durable} {
+		for _, names := range [...]map[string]*inode{d.live, d.durable} {
 			for _, ino := range names {
-				seen[ino] = true
+				list = append(list, ino)
 			}
 		}
 		for _, op := range d.pending {
-			seen[op.ino] = true
+			list = append(list, op.ino)
 		}
 	}
-	return slices.SortedFunc(maps.Keys(seen), func(a, b *inode) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.id, b.id) })
+	return slices.Compact(list)
 }
 
 func (m *FS) identity() disk.Identity {

@@ -1,6 +1,7 @@
 package memdisk
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"slices"
@@ -287,7 +288,7 @@ func (ino *inode) clip() {
 	if n < len(ino.dev) {
 		ino.dev = slices.Clone(ino.dev[:n])
 	}
-	if tail := ino.devSize % PageSize; tail > 0 && n <= len(ino.dev) && ino.dev[n-1] != nil {
+	if tail := ino.devSize % PageSize; tail > 0 && n <= len(ino.dev) && ino.dev[n-1] != nil && !bytes.Equal(ino.dev[n-1][tail:], zeroPage[tail:]) {
 		p := *ino.dev[n-1]
 		clear(p[tail:])
 		ino.dev[n-1] = &p
