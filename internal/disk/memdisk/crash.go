@@ -124,7 +124,7 @@ func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 		between = nil
 	}
 	for _, p := range append(slices.Clone(between), ino.cached(i)) {
-		if !slices.ContainsFunc(states, func(q *page) bool { return bytes.Equal(p[:visible], q[:visible]) }) {
+		if !slices.ContainsFunc(states, func(q *page) bool { return bytes.Equal(p.b[:visible], q.b[:visible]) }) {
 			states = append(states, p)
 		}
 	}
@@ -137,7 +137,7 @@ func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 	for at := 0; at < visible; at += SectorSize {
 		var alt [][]byte
 		for _, p := range states {
-			s := p[at:min(at+SectorSize, visible)]
+			s := p.b[at:min(at+SectorSize, visible)]
 			if !slices.ContainsFunc(alt, func(t []byte) bool { return bytes.Equal(s, t) }) {
 				alt = append(alt, s)
 			}
@@ -158,17 +158,17 @@ func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 	k := choose(n)
 	switch k {
 	case mix:
-		p := *states[0]
+		p := &page{b: states[0].b}
 		for s, alt := range sectors {
 			if len(alt) > 1 {
-				copy(p[s*SectorSize:], alt[choose(len(alt))])
+				copy(p.b[s*SectorSize:], alt[choose(len(alt))])
 			}
 		}
-		ino.setDev(i, &p)
+		ino.setDev(i, p)
 	case garbage:
 		p := new(page)
-		for j := range p {
-			p[j] = 0xA5
+		for j := range p.b {
+			p.b[j] = 0xA5
 		}
 		ino.setDev(i, p)
 	default:

@@ -80,9 +80,9 @@ func (f *file) read(op disk.Op, p []byte, off int64) (int, error) {
 		var src []byte
 		switch {
 		case op == disk.OpReadUncached && ino.limbo[i]:
-			src = ino.devPage(i)[:]
+			src = ino.devPage(i).b[:]
 		case ino.cache == nil || off < ino.written:
-			src = ino.cached(i)[:]
+			src = ino.cached(i).b[:]
 		default:
 			src = ino.cache[int64(i)*PageSize:][:PageSize]
 		}

@@ -58,8 +58,10 @@ func (s *sum) text(t string) {
 }
 
 func (s *sum) page(i int, p *page) {
-	if p != nil && p != &zeroPage && *p != zeroPage {
-		s.num(uint64(i), maphash.Bytes(s.h.Seed(), p[:]))
+	if p != nil && p != &zeroPage {
+		if n := p.sum(); n != zeroSum {
+			s.num(uint64(i), n)
+		}
 	}
 }
 
@@ -82,4 +84,21 @@ func (ino *inode) hash(s *sum) {
 		s.num(uint64(i))
 		s.page(i, ino.cached(i))
 	}
+}
+
+// zeroSum is the hash of a page of zeros.
+const zeroSum = 1
+
+var pageSeed = maphash.MakeSeed()
+
+// sum is a hash of a page, which is taken once.
+func (p *page) sum() uint64 {
+	n := p.hash.Load()
+	if n == 0 {
+		if n = zeroSum; p.b != zeroPage.b {
+			n = max(maphash.Bytes(pageSeed, p.b[:]), zeroSum+1)
+		}
+		p.hash.Store(n)
+	}
+	return n
 }

@@ -6,12 +6,16 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
 // page is a page of the device, or of a folded cache. It never changes once it
 // is reachable, so clones share it.
-type page [PageSize]byte
+type page struct {
+	b    [PageSize]byte
+	hash atomic.Uint64 // of b; 0: not known yet
+}
 
 var zeroPage page
 
@@ -75,13 +79,11 @@ var used sync.Pool
 
 const usedSize = 64 << 10
 
-// newCache is aligned to words, for the atomic stores of its users.
+// newCache is aligned to words, for the atomic stores of its users. It may be full of what was in it before.
 func newCache(bytes int64) []byte {
 	if bytes == usedSize {
 		if b, ok := used.Get().(*byte); ok {
-			cache := unsafe.Slice(b, usedSize)
-			clear(cache)
-			return cache
+			return unsafe.Slice(b, usedSize)
 		}
 	}
 	words := make([]uint64, pageCount(bytes)*PageSize/8)
@@ -97,15 +99,15 @@ func (ino *inode) load() {
 		return
 	}
 	ino.cache = newCache(max(ino.size, int64(len(ino.has))*PageSize))
-	for i := range pageCount(ino.size) {
+	n := pageCount(ino.size)
+	for i := range n {
 		p := ino.over[i]
 		if p == nil {
 			p = ino.devPage(i)
 		}
-		if p != &zeroPage {
-			copy(ino.cache[i*PageSize:], p[:])
-		}
+		copy(ino.cache[i*PageSize:], p.b[:])
 	}
+	clear(ino.cache[n*PageSize:])
 	ino.over = nil
 }
 
@@ -122,7 +124,7 @@ func (ino *inode) extend(size int64) error {
 	}
 	old := ino.cache
 	ino.cache = newCache(max(size, min(int64(len(old))*2, fileMax)))
-	copy(ino.cache, old)
+	clear(ino.cache[copy(ino.cache, old):])
 	return nil
 }
 
@@ -131,10 +133,10 @@ func (ino *inode) copyPage(i int) *page {
 	p := new(page)
 	src := ino.cache[i*PageSize : (i+1)*PageSize]
 	if int64(i)*PageSize >= ino.written {
-		copy(p[:], src)
+		copy(p.b[:], src)
 		return p
 	}
-	copyWords((*words)(unsafe.Pointer(p)), (*words)(unsafe.Pointer(unsafe.SliceData(src))))
+	copyWords((*words)(unsafe.Pointer(&p.b)), (*words)(unsafe.Pointer(unsafe.SliceData(src))))
 	return p
 }
 
@@ -219,7 +221,7 @@ func (ino *inode) scan() {
 		if _, dirty := ino.dirty[i]; dirty || ino.limbo[i] {
 			continue
 		}
-		if !sameWords((*words)(unsafe.Pointer(&ino.cache[i*PageSize])), (*words)(unsafe.Pointer(ino.devPage(i)))) {
+		if !sameWords((*words)(unsafe.Pointer(&ino.cache[i*PageSize])), (*words)(unsafe.Pointer(&ino.devPage(i).b))) {
 			ino.soil(i)
 		}
 	}
@@ -232,19 +234,18 @@ func (ino *inode) flush(off, end int64) {
 	for i := int(off / PageSize); i < pageCount(stop); i++ {
 		base := int64(i) * PageSize
 		from, to := max(off, base)-base, min(stop, base+PageSize)-base
-		now, patched := ino.cached(i), *ino.devPage(i)
-		copy(patched[from:to], now[from:to])
-		ino.setDev(i, &patched)
-		if patched == *now {
+		now, patched := ino.cached(i), &page{b: ino.devPage(i).b}
+		copy(patched.b[from:to], now.b[from:to])
+		ino.setDev(i, patched)
+		if patched.b == now.b {
 			delete(ino.dirty, i)
 			delete(ino.limbo, i)
 			continue
 		}
 		versions := slices.Clone(ino.dirty[i])
 		for k, v := range versions {
-			w := *v
-			copy(w[from:to], now[from:to])
-			versions[k] = &w
+			versions[k] = &page{b: v.b}
+			copy(versions[k].b[from:to], now.b[from:to])
 		}
 		if len(versions) > 0 {
 			ino.dirty[i] = versions
@@ -288,10 +289,10 @@ func (ino *inode) clip() {
 	if n < len(ino.dev) {
 		ino.dev = slices.Clone(ino.dev[:n])
 	}
-	if tail := ino.devSize % PageSize; tail > 0 && n <= len(ino.dev) && ino.dev[n-1] != nil && !bytes.Equal(ino.dev[n-1][tail:], zeroPage[tail:]) {
-		p := *ino.dev[n-1]
-		clear(p[tail:])
-		ino.dev[n-1] = &p
+	if tail := ino.devSize % PageSize; tail > 0 && n <= len(ino.dev) && ino.dev[n-1] != nil && !bytes.Equal(ino.dev[n-1].b[tail:], zeroPage.b[tail:]) {
+		p := &page{b: ino.dev[n-1].b}
+		clear(p.b[tail:])
+		ino.dev[n-1] = p
 	}
 }
 

@@ -82,14 +82,14 @@ func (m *FS) Damage(path string, off int64, b []byte) error {
 		ino.load()
 		copy(ino.cache[off:], b)
 		for i := int(off / PageSize); i < pageCount(off+int64(len(b))); i++ {
-			p := *ino.devPage(i)
+			p := &page{b: ino.devPage(i).b}
 			at := off - int64(i)*PageSize
 			if at >= 0 {
-				copy(p[at:], b)
+				copy(p.b[at:], b)
 			} else {
-				copy(p[:], b[-at:])
+				copy(p.b[:], b[-at:])
 			}
-			ino.setDev(i, &p)
+			ino.setDev(i, p)
 		}
 		return nil
 	})
@@ -101,7 +101,7 @@ func (m *FS) Device(path string) ([]byte, error) {
 	err := m.withFile("read device", path, func(ino *inode) error {
 		b = make([]byte, 0, pageCount(ino.devSize)*PageSize)
 		for i := range pageCount(ino.devSize) {
-			b = append(b, ino.devPage(i)[:]...)
+			b = append(b, ino.devPage(i).b[:]...)
 		}
 		b = b[:ino.devSize]
 		return nil
@@ -118,7 +118,7 @@ func (m *FS) Put(path string, b []byte) error {
 	return m.plant(path, func(ino *inode) {
 		for i, c := range slices.Collect(slices.Chunk(b, PageSize)) {
 			p := new(page)
-			copy(p[:], c)
+			copy(p.b[:], c)
 			ino.setDev(i, p)
 		}
 		ino.size, ino.devSize = int64(len(b)), int64(len(b))
