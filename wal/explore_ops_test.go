@@ -2,6 +2,7 @@ package wal
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
 	"os"
@@ -201,7 +202,8 @@ var exploreReaches = map[string]exploreReach{
 
 // TestExplore goes through all short histories and all that crashes can make of them, then
 // through longer ones at random. MTAWAL_MODEL=ci makes it 10^6 states, MTAWAL_MODEL=long 10^8
-// at least; MTAWAL_MODEL_SEED replays what was random.
+// at least; MTAWAL_MODEL_SEED replays what was random. MTAWAL_MODEL_PART=2/8 is the second part of eight,
+// which have all of it between them: for several machines, or for several nights.
 func TestExplore(t *testing.T) {
 	t.Parallel()
 	how := os.Getenv("MTAWAL_MODEL")
@@ -216,6 +218,12 @@ func TestExplore(t *testing.T) {
 	if err != nil {
 		seed = rand.Uint64()
 	}
+	part, parts := 1, 1
+	if p := os.Getenv("MTAWAL_MODEL_PART"); p != "" {
+		if n, _ := fmt.Sscanf(p, "%d/%d", &part, &parts); n != 2 || part < 1 || part > parts {
+			t.Fatalf("MTAWAL_MODEL_PART=%s is no part", p)
+		}
+	}
 	fs, h := exploreBase(t)
 	x := &explorer{base: fs, seed: h, ops: exploreOps, seedHash: maphash.MakeSeed()}
 	if how != "" && how != "short" { // alone in the process
@@ -226,8 +234,9 @@ func TestExplore(t *testing.T) {
 		x.paths(n, func(p []int) { paths = append(paths, p) })
 	}
 	began := time.Now()
+	mine := func(n int) int { return n*parts + part - 1 }
 	x.all(t, func(n int) (path []int, depth int, ok bool) {
-		if n >= len(paths) {
+		if n = mine(n); n >= len(paths) {
 			return nil, 0, false
 		}
 		for d, most := range reach.deep {
@@ -239,14 +248,14 @@ func TestExplore(t *testing.T) {
 	})
 	whole := x.histories.Load()
 	x.all(t, func(n int) (path []int, depth int, ok bool) {
-		rng := rand.New(rand.NewPCG(seed, uint64(n)))
+		rng := rand.New(rand.NewPCG(seed, uint64(mine(n))))
 		for range reach.ops + 1 + rng.IntN(4) {
 			path = append(path, rng.IntN(len(x.ops)))
 		}
-		return path, b2i(rng.IntN(8) == 0), x.states() < reach.states
+		return path, b2i(rng.IntN(8) == 0), x.states() < reach.states/int64(parts)
 	})
-	t.Logf("%d states in %v: all %d histories of up to %d operations and %d longer ones with seed %d; %d images of a crash, %d of one in their recovery, %d of one in the recovery of that, %d of one in the recovery after",
-		x.states(), time.Since(began).Round(time.Millisecond), whole, reach.ops, x.histories.Load()-whole, seed,
+	t.Logf("%d states in %v: part %d of %d of the histories, all %d of up to %d operations and %d longer ones with seed %d; %d images of a crash, %d of one in their recovery, %d of one in the recovery of that, %d of one in the recovery after",
+		x.states(), time.Since(began).Round(time.Millisecond), part, parts, whole, reach.ops, x.histories.Load()-whole, seed,
 		x.levels[0].Load(), x.levels[1].Load(), x.levels[2].Load(), x.levels[3].Load())
 }
 
