@@ -171,6 +171,8 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	t := state.NewTable()
 	var start journal.Start
 	if c != nil {
+		// The log is read while the checkpoint is decoded.
+		defer journal.Ahead(r.dir, c.Pos, r.endHint(c.Pos))()
 		if err := c.Load(t); err != nil {
 			if unfit(err) {
 				err = fmt.Errorf("%w: %w", errUnusable, err)
@@ -204,6 +206,18 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	r.claims.settled = outcomes
 	return nil
 }
+
+// endHint is about where the log ends that is replayed from a position: the claim table says so behind a kill, and
+// behind a power cut it is taken to end in its segment.
+func (r *recovered) endHint(from segment.Pos) segment.Pos {
+	if to := r.claims.synced; r.claims.exact && to > from {
+		return to
+	}
+	return segment.MakePos(from.Segment(), min(r.sizes[from.Segment()], from.Offset()+endGuess))
+}
+
+// endGuess is half of a segment of the default size.
+const endGuess = 32 << 20
 
 // keep lets go of the segments that are dead: those from before both checkpoints in which
 // nothing lives. On the word of one checkpoint alone nothing is, nor on that of one that was
