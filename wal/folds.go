@@ -15,9 +15,9 @@ import (
 )
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
-// one, and by at least a segment: so checkpoints cost at most a quarter of what
-// the log itself costs, and replay reads at most that much.
-const foldGrowth = 4
+// one, and by at least a segment: so checkpoints cost at most an eighth of what
+// the log itself costs, and replay reads at most that much. A second one is made at once if twice as much comes back.
+const foldGrowth = 8
 
 // foldState is what the background fold knows. newest and older are the fold's own, under
 // running.
@@ -119,7 +119,7 @@ func (s *Store) foldLoop() {
 		// marks of meanwhile, is for the next: see spaceLoop.
 		refused := s.space.refused.Swap(0)
 		err := s.fold()
-		if err == nil && (s.tight() || s.tightFor(refused)) && s.pinnedByOlder() {
+		if err == nil && (s.tight() || s.tightFor(refused) || s.secondPays()) && s.pinnedByOlder() {
 			if err = s.nudge(); err == nil {
 				err = s.fold()
 			}
@@ -135,6 +135,11 @@ func (s *Store) foldLoop() {
 	}
 }
 
+// secondPays reports whether what the older of the two checkpoints keeps is worth another one.
+func (s *Store) secondPays() bool {
+	return int64(s.coming())*s.opt.SegmentSize >= 2*foldGrowth*s.folds.size.Load()
+}
+
 // fold makes a checkpoint at the position that is applied now, and recycles what the two
 // newest say is dead. A failure leaves everything as it was: the log is the truth. It ends with ErrClosed when
 // the store does.
@@ -145,14 +150,15 @@ func (s *Store) foldWithin(ctx context.Context) error {
 	f := &s.folds
 	f.running.Lock()
 	defer f.running.Unlock()
-	grown, growth := f.grown.Load(), f.growth.Load() // first: what comes meanwhile is behind to, and counts again
+	// First: what comes meanwhile is behind to, and counts again. It is not due again before as much has come.
+	grown, growth := f.grown.Swap(0), f.growth.Load()
 	s.mu.Lock()
 	to := s.table.Applied
 	streams := s.streamSegments()
 	at := totals{s.table.Counts, int64(s.table.Messages())}
 	s.mu.Unlock()
 	began := s.opt.now()
-	err := f.makeOne(ctx, to, streams, grown, growth)
+	err := f.makeOne(ctx, to, streams, growth)
 	var odd error
 	if err == nil {
 		var files bool
@@ -165,15 +171,15 @@ func (s *Store) foldWithin(ctx context.Context) error {
 	f.took = f.ended.Sub(began)
 	f.mu.Unlock()
 	if err != nil {
-		if ctx.Err() == nil { // not at once again: when as much has been appended as made it due
-			f.grown.Store(0)
+		if ctx.Err() != nil { // else not at once again: when as much has been appended as made it due
+			f.grown.Add(grown)
 		}
 		return err
 	}
 	return s.recycle()
 }
 
-func (f *foldState) makeOne(ctx context.Context, to segment.Pos, streams map[uint32]bool, grown, growth int64) error {
+func (f *foldState) makeOne(ctx context.Context, to segment.Pos, streams map[uint32]bool, growth int64) error {
 	if f.newest != nil && f.newest.Pos == to {
 		return nil
 	}
@@ -190,7 +196,6 @@ func (f *foldState) makeOne(ctx context.Context, to segment.Pos, streams map[uin
 	if err != nil {
 		return errors.Join(fmt.Errorf("checkpoint at %v: %w", to, err), f.unpublished())
 	}
-	f.grown.Add(-grown)
 	f.growth.Add(-growth)
 	// The newer one was read back and its name is durable: now the oldest may go.
 	oldest := f.older

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/mtawal/mtawal/checkpoint"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -378,4 +380,63 @@ func TestScenario_UnreadableCheckpoint(t *testing.T) {
 			})
 		}
 	}
+}
+
+// checkpointsMade counts the checkpoints that get their names, and has f called in the middle of the first.
+func checkpointsMade(fs *memdisk.FS, f func()) *atomic.Int32 {
+	var n atomic.Int32
+	fs.OnOp(func(op disk.Op, name string) {
+		if op == disk.OpRename && strings.Contains(name, "ckpt-") && n.Add(1) == 1 {
+			f()
+		}
+	})
+	return &n
+}
+
+// A checkpoint is due when as much was appended as that takes, not because of what the one before was made for: else
+// the mail that comes while one is made has the next one made at once, and they never end.
+func TestScenario_CheckpointsRest(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := roomy(fs)
+		o.fold = 64 << 10
+		s := started(t, o)
+		made := checkpointsMade(fs, func() { posted(t, s, "while one is made") })
+		due := func() {
+			for was := made.Load(); made.Load() == was; synctest.Wait() {
+				posted(t, s, strings.Repeat("mail ", 1000))
+			}
+		}
+		due()
+		synctest.Wait()
+		if n := made.Load(); n != 1 {
+			t.Errorf("%d checkpoints were made where one was due", n)
+		}
+		due()
+		if n := made.Load(); n != 2 {
+			t.Errorf("%d checkpoints were made where a second was due", n)
+		}
+		fs.OnOp(nil)
+	})
+}
+
+// Where a second checkpoint gives back much more than it takes it follows the first: the older of the two would keep
+// segments in which nothing lives until another is due.
+func TestScenario_SecondCheckpointForSegments(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		s := started(t, tiny(fs))
+		made := checkpointsMade(fs, func() {})
+		for made.Load() == 0 {
+			posted(t, s, strings.Repeat("mail ", 1000))
+			if err := taken(t, s).SettleAll(t.Context(), Delivered); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if n := made.Load(); n != 2 || s.coming() != 0 {
+			t.Errorf("%d checkpoints, of which the older keeps %d segments", n, s.coming())
+		}
+		fs.OnOp(nil)
+	})
 }

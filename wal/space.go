@@ -359,12 +359,15 @@ func (f *foldState) early(now time.Time, end segment.Pos) bool {
 
 // pinnedByOlder reports whether there are segments that are kept for nothing but the replay
 // of the older checkpoint.
-func (s *Store) pinnedByOlder() bool {
+func (s *Store) pinnedByOlder() bool { return s.coming() > 0 }
+
+// coming is how many segments are kept for nothing but that.
+func (s *Store) coming() int {
 	f := &s.folds
 	f.mu.Lock()
 	newer := f.sumNew
 	f.mu.Unlock()
-	return len(f.dead(s.log.Numbers(), newer, newer)) > 0
+	return len(f.dead(s.log.Numbers(), newer, newer))
 }
 
 // nudge moves the position of the log by a Marker, so that the next checkpoint has one of its
