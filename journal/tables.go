@@ -29,7 +29,7 @@ type tableFrame struct {
 const (
 	// tablesMax is how many bytes are kept. Those of a segment full of messages of 4 KiB are 4 MiB or so; where bodies
 	// are small, or there are none, the rest is read from the device.
-	tablesMax   = 8 << 20
+	tablesMax   = 16 << 20
 	tablesChunk = 256 << 10
 )
 
@@ -41,11 +41,11 @@ func (t *tables) add(pos segment.Pos, b []byte) {
 		return
 	}
 	var c []byte
-	if len(b) > tablesChunk/8 {
+	if len(b) > tablesChunk/16 {
 		c = make([]byte, len(b)) // the rest of the chunk is for smaller ones
 	} else {
 		if len(b) > len(t.chunk) {
-			t.chunk = make([]byte, tablesChunk)
+			t.chunk = make([]byte, min(tablesChunk, max(t.bytes, tablesChunk/16)))
 		}
 		c, t.chunk = t.chunk[:len(b):len(b)], t.chunk[len(b):]
 	}

@@ -79,16 +79,17 @@ func TestTablesAreChecked(t *testing.T) {
 func TestTablesAreBounded(t *testing.T) {
 	var s tables
 	long := bytes.Repeat([]byte{1}, 1<<20)
-	for i := range segment.Pos(20) {
+	const fit = tablesMax >> 20
+	for i := range segment.Pos(fit + 5) {
 		s.add(segment.MakePos(1, int64(i)<<20), long)
 	}
-	if s.bytes > tablesMax || len(s.frames) != tablesMax>>20 {
+	if s.bytes > tablesMax || len(s.frames) != fit {
 		t.Errorf("%d bytes in %d frames", s.bytes, len(s.frames))
 	}
 	if b := s.at(segment.MakePos(1, 3<<20+5), 7); len(b) != 7 {
 		t.Errorf("%d bytes", len(b))
 	}
-	for _, pos := range []int64{0, 4096, 9 << 20, 30 << 20} {
+	for _, pos := range []int64{0, 4096, fit<<20 + 1, 30 << 20} {
 		if b := s.at(segment.MakePos(2, pos), 10); b != nil {
 			t.Errorf("%d bytes of segment 2 at %d", len(b), pos)
 		}
@@ -97,7 +98,7 @@ func TestTablesAreBounded(t *testing.T) {
 		t.Errorf("%d bytes across two frames", len(b))
 	}
 	s.forget(segment.MakePos(1, 6<<20))
-	if len(s.frames) != 2 || s.bytes != 2<<20 || s.at(segment.MakePos(1, 5<<20), 1) != nil || s.at(segment.MakePos(1, 6<<20), 1) == nil {
+	if len(s.frames) != fit-6 || s.bytes != (fit-6)<<20 || s.at(segment.MakePos(1, 5<<20), 1) != nil || s.at(segment.MakePos(1, 6<<20), 1) == nil {
 		t.Errorf("%d bytes in %d frames", s.bytes, len(s.frames))
 	}
 	s.add(segment.MakePos(1, 25<<20), long)

@@ -28,7 +28,7 @@ type loaded struct {
 }
 
 // blockSlabs is how many slabs are made in one piece, of 7 MiB: enough for huge pages. It goes when all of them are empty.
-const blockSlabs = 128
+const blockSlabs = 512
 
 // pageMessages are as many as fit into the least page.
 const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
