@@ -129,7 +129,7 @@ func settledAll(b *testing.B, s *Store, ids []ID, o Outcome) {
 }
 
 // BenchmarkOpenReplay opens what SIGKILL left, of which much is in the log behind the last checkpoint:
-// 1,000,000 messages that were used; two segments of deferrals (with a checkpoint of up to 32 MiB
+// 1,000,000 messages that were used; two segments of deferrals (with a checkpoint of up to 16 MiB
 // the most there is before the next one is due) of 200,000 messages; 20 messages of 100,000
 // recipients in 1000 queues, 1000 of each used one by one.
 func BenchmarkOpenReplay(b *testing.B) {

@@ -25,7 +25,13 @@ const (
 // larger, for what lives, than CompactSpace says, or too little would come back.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
 	list := s.segmentUses()
-	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
+	s.folds.mu.Lock()
+	known := uint32(0)
+	if s.folds.sumNew != nil {
+		known = s.folds.sumNew.Pos.Segment()
+	}
+	s.folds.mu.Unlock()
+	o := compactOptions{known: known, size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
 		paced: s.log.Appended() < s.compaction.next}
 	return o.choose(list, func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) })
 }
@@ -37,13 +43,15 @@ type compactOptions struct {
 	least int64 // CompactMin
 	cost  int64 // of the checkpoints, in bytes
 	paced bool  // copies are to rest
+	// known is the segment before which the newest checkpoint knows what lives. Where nothing does the next one gives it back.
+	known uint32
 }
 
 // choose returns the segments to empty, and what lives in them. The list is used up.
 func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
 	var sealed, all int64
 	for _, i := range list {
-		if i.Sealed {
+		if i.Sealed && (i.Live > 0 || i.Number >= o.known) {
 			sealed += i.Size
 			all += min(i.Live, i.Size)
 		}

@@ -16,7 +16,7 @@ import (
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
 // one, and by at least a segment: so checkpoints cost at most an eighth of what
-// the log itself costs, and replay reads at most that much. A second one is made at once if twice as much comes back.
+// the log itself costs. A second one is made at once if segments of twice as many bytes come back: a sixteenth of those at most.
 const foldGrowth = 8
 
 // foldState is what the background fold knows. newest and older are the fold's own, under
@@ -27,7 +27,7 @@ type foldState struct {
 	newest  *checkpoint.File
 	older   *checkpoint.File
 
-	grown  atomic.Int64 // bytes of the log since newest
+	grown  atomic.Int64 // bytes of the log since the last one was begun
 	growth atomic.Int64 // what they may add to a checkpoint
 	size   atomic.Int64 // of newest
 	room   foldRoom
@@ -132,6 +132,7 @@ func (s *Store) foldLoop() {
 			continue
 		}
 		s.compaction.poke()
+		s.folds.grew(0, 0) // by the size of the new one it may be due again
 	}
 }
 

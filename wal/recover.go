@@ -171,8 +171,10 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	t := state.NewTable()
 	var start journal.Start
 	if c != nil {
-		// The log is read while the checkpoint is decoded.
-		defer journal.Ahead(r.dir, c.Pos, r.endHint(c.Pos))()
+		if !readOnly { // else it may be beside an owner, whose commits would wait
+			// The log is read while the checkpoint is decoded.
+			defer journal.Ahead(r.dir, c.Pos, r.endHint(c.Pos))()
+		}
 		if err := c.Load(t); err != nil {
 			if unfit(err) {
 				err = fmt.Errorf("%w: %w", errUnusable, err)

@@ -440,3 +440,45 @@ func TestScenario_SecondCheckpointForSegments(t *testing.T) {
 		fs.OnOp(nil)
 	})
 }
+
+// By the size of a checkpoint that has become small, the mail that came while it was made may make the next one due.
+func TestScenario_CheckpointDueByTheSizeOfTheLast(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := roomy(fs)
+		o.fold = 64 << 10
+		s := started(t, o)
+		var mail, drain Batch // in one segment, so that no second checkpoint gives any back
+		for range 4000 {
+			m := mailing("mail")
+			m.ID = s.NewID()
+			mail.Enqueue = append(mail.Enqueue, m)
+			drain.Edit = append(drain.Edit, Edit{ID: m.ID, Outcomes: []Outcome{{Recipient: All, Result: Removed}}})
+		}
+		if _, err := s.Commit(t.Context(), mail); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Checkpoint(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		size := s.folds.size.Load()
+		if _, err := s.Commit(t.Context(), drain); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		during := 0
+		made := checkpointsMade(fs, func() {
+			for ; int64(during) < o.fold; during += 5000 { // due for an empty checkpoint, not yet for one of that size
+				posted(t, s, strings.Repeat("mail ", 1000))
+			}
+		})
+		for made.Load() == 0 {
+			posted(t, s, strings.Repeat("mail ", 1000))
+			synctest.Wait()
+		}
+		if n := made.Load(); n != 2 || int64(during) >= foldGrowth*size {
+			t.Errorf("%d checkpoints were made, want the second for %d bytes that came during the first, behind one of %d bytes", n, during, size)
+		}
+		fs.OnOp(nil)
+	})
+}
