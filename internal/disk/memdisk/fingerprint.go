@@ -13,8 +13,7 @@ import (
 func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := sum{buf: make([]byte, 0, 4<<10)}
-	s.h.SetSeed(seed)
+	s := make(summed, 0, 4<<10)
 	s.num(m.boot, m.mount)
 	inodes := m.inodes()
 	number := make(map[*inode]uint64, len(inodes))
@@ -36,36 +35,33 @@ func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 			s.num(number[op.ino])
 		}
 	}
-	s.h.Write(s.buf)
-	return s.h.Sum64()
+	return maphash.Bytes(seed, s)
 }
 
-// sum is a hash of numbers, names and pages.
-type sum struct {
-	h   maphash.Hash
-	buf []byte // what is not in h yet: small pieces cost a call each
-}
+// summed is numbers, names and the hashes of pages, of which one hash is taken at the end: a call for each would cost more.
+type summed []byte
 
-func (s *sum) num(list ...uint64) {
+func (s *summed) num(list ...uint64) {
 	for _, n := range list {
-		s.buf = binary.LittleEndian.AppendUint64(s.buf, n)
+		*s = binary.LittleEndian.AppendUint64(*s, n)
 	}
 }
 
-func (s *sum) text(t string) {
+func (s *summed) text(t string) {
 	s.num(uint64(len(t)))
-	s.buf = append(s.buf, t...)
+	*s = append(*s, t...)
 }
 
-func (s *sum) page(i int, p *page) {
-	if p != nil && p != &zeroPage {
-		if n := p.sum(); n != zeroSum {
-			s.num(uint64(i), n)
-		}
+func (s *summed) page(i int, p *page) {
+	if p == nil {
+		return
+	}
+	if n := p.sum(); n != zeroSum {
+		s.num(uint64(i), n)
 	}
 }
 
-func (ino *inode) hash(s *sum) {
+func (ino *inode) hash(s *summed) {
 	s.num(uint64(ino.size), uint64(ino.devSize), uint64(ino.links), uint64(len(ino.sizes)))
 	for _, size := range ino.sizes {
 		s.num(uint64(size))
