@@ -25,13 +25,7 @@ const (
 // larger, for what lives, than CompactSpace says, or too little would come back.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
 	list := s.segmentUses()
-	s.folds.mu.Lock()
-	known := uint32(0)
-	if s.folds.sumNew != nil {
-		known = s.folds.sumNew.Pos.Segment()
-	}
-	s.folds.mu.Unlock()
-	o := compactOptions{known: known, size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
+	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
 		paced: s.log.Appended() < s.compaction.next}
 	return o.choose(list, func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) })
 }
@@ -43,15 +37,13 @@ type compactOptions struct {
 	least int64 // CompactMin
 	cost  int64 // of the checkpoints, in bytes
 	paced bool  // copies are to rest
-	// known is the segment before which the newest checkpoint knows what lives. Where nothing does the next one gives it back.
-	known uint32
 }
 
 // choose returns the segments to empty, and what lives in them. The list is used up.
 func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
 	var sealed, all int64
 	for _, i := range list {
-		if i.Sealed && (i.Live > 0 || i.Number >= o.known) {
+		if i.Sealed && (i.Live > 0 || !i.Known) { // else the next checkpoint gives it back
 			sealed += i.Size
 			all += min(i.Live, i.Size)
 		}
@@ -128,7 +120,7 @@ func (s *Store) sparse(i *segmentUse) bool {
 	f := &s.folds
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return i.Sealed && f.sumNew != nil && i.Number < f.sumNew.Pos.Segment() && !f.streams[i.Number] &&
+	return i.Sealed && i.Known && !f.streams[i.Number] &&
 		(i.Size-i.Live)*100 > i.Size*int64(s.opt.CompactDead)
 }
 

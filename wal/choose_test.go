@@ -76,17 +76,20 @@ func TestWhatIsAlikeIsEmptied(t *testing.T) {
 // Segments that wait for the next checkpoint, which gives them back, are no reason to copy others.
 func TestWhatIsComingIsNotCounted(t *testing.T) {
 	const size = 64 << 20
-	list := func() []segmentUse {
+	list := func(known uint32) []segmentUse {
 		l := evenly(10, size, 0)
 		l[0].Live, l[1].Live = size/3, size/3
+		for i := range l {
+			l[i].Known = l[i].Number < known
+		}
 		return l
 	}
-	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7, known: 11}
-	if numbers, _ := o.choose(list(), mostlyDead); len(numbers) != 0 {
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	if numbers, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied, and eight come back without it", numbers)
 	}
-	o.known = 3 // what lives in the others is not known
-	if numbers, _ := o.choose(list(), mostlyDead); len(numbers) != 2 {
+	// What lives in all but two is not known.
+	if numbers, _ := o.choose(list(3), mostlyDead); len(numbers) != 2 {
 		t.Errorf("%v are emptied, want both in which something lives", numbers)
 	}
 }

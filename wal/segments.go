@@ -100,7 +100,8 @@ func (h holdings) hold(t *state.Table, slot uint32, p segment.Pos, bytes int64, 
 // segmentUse is a segment of the log, and what lives in it as of the newest checkpoint.
 type segmentUse struct {
 	journal.Info
-	Live int64
+	Live  int64
+	Known bool // it lies before that checkpoint: else what lives in it is not known
 }
 
 // segmentUses lists the segments of the log in order, without a look at any message.
@@ -115,7 +116,7 @@ func (s *Store) segmentUses() []segmentUse {
 		}
 		u := segmentUse{Info: i}
 		if sum != nil {
-			u.Live = sum.Usage[i.Number].Bytes
+			u.Live, u.Known = sum.Usage[i.Number].Bytes, i.Number < sum.Pos.Segment()
 		}
 		list = append(list, u)
 	}
