@@ -106,7 +106,7 @@ func (ino *inode) powerCut(c Config, choose func(n int) int) {
 	if len(sizes) > 1 {
 		size = sizes[choose(len(sizes))]
 	}
-	for _, i := range slices.Sorted(maps.Keys(ino.dirty)) {
+	for _, i := range sortedKeys(ino.dirty) {
 		if visible := size - int64(i)*PageSize; visible > 0 {
 			ino.cutPage(c, i, int(min(visible, PageSize)), choose)
 		}
@@ -134,7 +134,7 @@ func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 	// By sector, the contents that it may have.
 	var sectors [][][]byte
 	torn := 0
-	for at := 0; at < visible; at += SectorSize {
+	for at := 0; at < visible && !c.WholePages; at += SectorSize {
 		var alt [][]byte
 		for _, p := range states {
 			s := p.b[at:min(at+SectorSize, visible)]
@@ -149,7 +149,7 @@ func (ino *inode) cutPage(c Config, i, visible int, choose func(n int) int) {
 	}
 	n := len(states)
 	mix, garbage := -1, -1
-	if torn > 1 && !c.WholePages {
+	if torn > 1 {
 		mix, n = n, n+1
 	}
 	if c.Garbage {
@@ -203,25 +203,26 @@ func (m *FS) Clone() *FS {
 		cfg: m.cfg, process: m.process + 1, boot: m.boot, mount: m.mount,
 		cap: m.cap, lastID: m.lastID, dirs: make(map[string]*directory, len(m.dirs)),
 	}
-	copies := map[*inode]*inode{}
-	for _, ino := range m.inodes() {
+	inodes := m.inodes()
+	copies := make([]*inode, len(inodes))
+	for i, ino := range inodes {
 		n := ino.clone()
 		if n.links > 0 {
 			c.used += n.count()
 		}
-		copies[ino] = n
+		copies[i], ino.nth = n, uint64(i)
 	}
 	translate := func(names map[string]*inode) map[string]*inode {
 		t := make(map[string]*inode, len(names))
 		for name, ino := range names {
-			t[name] = copies[ino]
+			t[name] = copies[ino.nth]
 		}
 		return t
 	}
 	for path, d := range m.dirs {
 		n := &directory{path: path, live: translate(d.live), durable: translate(d.durable), locks: map[string]*dirLock{}}
 		for _, op := range d.pending {
-			op.ino = copies[op.ino]
+			op.ino = copies[op.ino.nth]
 			n.pending = append(n.pending, op)
 		}
 		c.dirs[path] = n

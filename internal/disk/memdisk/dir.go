@@ -89,7 +89,7 @@ func (h *dirHandle) List() ([]disk.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	var infos []disk.Info
+	infos := make([]disk.Info, 0, len(h.dir.live)+len(h.fs.dirs))
 	for name, ino := range h.dir.live {
 		infos = append(infos, disk.Info{Name: name, Size: ino.size, Blocks: ino.count() * PageSize, Regular: ino.special == ""})
 	}

@@ -3,8 +3,7 @@ package memdisk
 import (
 	"encoding/binary"
 	"hash/maphash"
-	"maps"
-	"slices"
+	"sync"
 )
 
 // Fingerprint is a hash of all that whoever opens the file system next can see, or a power
@@ -13,30 +12,32 @@ import (
 func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := make(summed, 0, 4<<10)
+	s := summed(sums.Get().([]byte)[:0])
 	s.num(m.boot, m.mount)
-	inodes := m.inodes()
-	number := make(map[*inode]uint64, len(inodes))
-	for i, ino := range inodes {
-		number[ino] = uint64(i + 1)
+	for i, ino := range m.inodes() {
+		ino.nth = uint64(i + 1)
 		ino.hash(&s)
 	}
 	for _, d := range m.sortedDirs() {
 		for _, names := range [...]map[string]*inode{d.live, d.durable} {
 			s.num(uint64(len(names)))
-			for _, name := range slices.Sorted(maps.Keys(names)) {
+			for _, name := range sortedKeys(names) {
 				s.text(name)
-				s.num(number[names[name]])
+				s.num(names[name].nth)
 			}
 		}
 		for _, op := range d.pending {
 			s.text(op.add)
 			s.text(op.drop)
-			s.num(number[op.ino])
+			s.num(op.ino.nth)
 		}
 	}
-	return maphash.Bytes(seed, s)
+	sum := maphash.Bytes(seed, s)
+	sums.Put([]byte(s))
+	return sum
 }
+
+var sums = sync.Pool{New: func() any { return make([]byte, 0, 4<<10) }}
 
 // summed is numbers, names and the hashes of pages, of which one hash is taken at the end: a call for each would cost more.
 type summed []byte
@@ -69,14 +70,14 @@ func (ino *inode) hash(s *summed) {
 	for i, p := range ino.dev {
 		s.page(i, p)
 	}
-	for _, i := range slices.Sorted(maps.Keys(ino.dirty)) {
+	for _, i := range sortedKeys(ino.dirty) {
 		s.num(uint64(i), uint64(len(ino.dirty[i])))
 		for _, p := range ino.dirty[i] {
 			s.page(i, p)
 		}
 		s.page(i, ino.cached(i))
 	}
-	for _, i := range slices.Sorted(maps.Keys(ino.limbo)) {
+	for _, i := range sortedKeys(ino.limbo) {
 		s.num(uint64(i))
 		s.page(i, ino.cached(i))
 	}

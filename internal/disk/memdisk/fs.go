@@ -68,6 +68,7 @@ type FS struct {
 	used    int64 // pages
 	cap     int64 // pages
 	lastID  uint64
+	visit   uint64 // of inodes
 	dirs    map[string]*directory
 }
 
@@ -124,19 +125,26 @@ func (m *FS) sortedDirs() []*directory {
 
 // inodes gives what any name leads to, in the order of making.
 func (m *FS) inodes() []*inode {
-	list := make([]*inode, 0, 64)
+	list := make([]*inode, 0, 32)
+	m.visit++
+	add := func(ino *inode) {
+		if ino.visit != m.visit {
+			ino.visit = m.visit
+			list = append(list, ino)
+		}
+	}
 	for _, d := range m.dirs {
 		for _, names := range [...]map[string]*inode{d.live, d.durable} {
 			for _, ino := range names {
-				list = append(list, ino)
+				add(ino)
 			}
 		}
 		for _, op := range d.pending {
-			list = append(list, op.ino)
+			add(op.ino)
 		}
 	}
 	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.id, b.id) })
-	return slices.Compact(list)
+	return list
 }
 
 func (m *FS) identity() disk.Identity {
@@ -172,4 +180,16 @@ func (m *FS) release(ino *inode) {
 		m.used -= ino.count()
 		ino.has = nil
 	}
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }

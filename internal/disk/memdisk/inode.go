@@ -31,6 +31,9 @@ type inode struct {
 	open    int    // handles and mappings
 	has     []bool // by page: a block is allocated
 
+	visit uint64 // the last of FS.inodes that came here
+	nth   uint64 // its place in a list of them, while FS.mu is held
+
 	// The device.
 	dev     []*page // nil: zeros, as is all behind it
 	devSize int64   // nothing but zeros is in dev behind it
@@ -323,6 +326,7 @@ func (ino *inode) clone() *inode {
 	c := *ino
 	c.over = ino.folded()
 	c.cache, c.maps, c.written, c.open = nil, 0, 0, 0
+	c.visit = 0 // none of its own file system
 	c.has = slices.Clone(ino.has)
 	c.dev = slices.Clone(ino.dev)
 	c.dirty = maps.Clone(ino.dirty)
