@@ -76,7 +76,13 @@ func (h *history) must(what string, err error) {
 	}
 }
 
+// notesMax is how many notes an error comes with: of a history whose recoveries are crashed there are millions.
+const notesMax = 60
+
 func (h *history) note(format string, args ...any) {
+	if len(h.log) == 2*notesMax {
+		h.log = slices.Delete(h.log, 0, notesMax)
+	}
 	h.log = append(h.log, fmt.Sprintf(format, args...))
 }
 
@@ -90,16 +96,16 @@ func (h *history) inBubble(t *testing.T, what string, f func()) (err error) {
 	defer stop()
 	defer func() {
 		if r := recover(); r != nil { // of synctest: nothing in the bubble can go on
-			err = errors.Join(err, fmt.Errorf("%v\n%s", r, h.tail(60)))
+			err = errors.Join(err, fmt.Errorf("%v\n%s", r, h.tail()))
 		}
 	}()
 	synctest.Test(t, func(*testing.T) {
 		defer func() {
 			r := recover()
 			if _, own := r.(failure); own {
-				err = fmt.Errorf("%s\nbefore it:\n%v", r, h.tail(60))
+				err = fmt.Errorf("%s\nbefore it:\n%v", r, h.tail())
 			} else if r != nil {
-				err = fmt.Errorf("%v\n%s\nbefore it:\n%v", r, debug.Stack(), h.tail(60))
+				err = fmt.Errorf("%v\n%s\nbefore it:\n%v", r, debug.Stack(), h.tail())
 			}
 			h.fs.OnOp(nil)
 			for _, s := range h.old {
@@ -133,7 +139,7 @@ func watchdog(what string, steps *atomic.Int64) (stop func()) {
 	return func() { close(done) }
 }
 
-func (h *history) tail(n int) string { return strings.Join(h.log[max(0, len(h.log)-n):], "\n") }
+func (h *history) tail() string { return strings.Join(h.log[max(0, len(h.log)-notesMax):], "\n") }
 
 // Chance.
 
