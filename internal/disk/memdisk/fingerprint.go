@@ -12,11 +12,12 @@ import (
 func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := summed(sums.Get().([]byte)[:0])
+	s := sums.Get().(*summed)
+	*s = (*s)[:0]
 	s.num(m.boot, m.mount)
 	for i, ino := range m.inodes() {
 		ino.nth = uint64(i + 1)
-		ino.hash(&s)
+		ino.hash(s)
 	}
 	for _, d := range m.sortedDirs() {
 		for _, names := range [...]map[string]*inode{d.live, d.durable} {
@@ -32,12 +33,12 @@ func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 			s.num(op.ino.nth)
 		}
 	}
-	sum := maphash.Bytes(seed, s)
-	sums.Put([]byte(s))
+	sum := maphash.Bytes(seed, *s)
+	sums.Put(s)
 	return sum
 }
 
-var sums = sync.Pool{New: func() any { return make([]byte, 0, 4<<10) }}
+var sums = sync.Pool{New: func() any { return new(summed) }}
 
 // summed is numbers, names and the hashes of pages, of which one hash is taken at the end: a call for each would cost more.
 type summed []byte
