@@ -196,7 +196,7 @@ type exploreReach struct {
 var exploreReaches = map[string]exploreReach{
 	"short": {1, [4]int{0, -1, -1, -1}, 0},
 	"":      {2, [4]int{0, 1, 0, -1}, 0},
-	"ci":    {3, [4]int{0, 2, 1, 0}, 1_150_000},
+	"ci":    {3, [4]int{0, 2, 1, 0}, 1_010_000},
 	"long":  {5, [4]int{0, 4, 3, 2}, 100_000_000},
 }
 
