@@ -48,16 +48,17 @@ func fillNew(dir disk.Dir, f disk.File, size int64, goOn func() bool) error {
 	return nil
 }
 
-// goOn rests between two steps of zeros as long as there is time, and reports whether a new file gets more of them: not
-// when the log waits for it, and frames are so long that twice the bytes would cost more than the conversions do.
+// goOn is what the maker does between two steps of zeros, as long as nobody waits: it takes dead files away, which else
+// would take room beside all others until the new one is done, and rests if there is time. It reports whether a new file
+// gets more zeros: not when the log waits for it, and frames are so long that twice the bytes would cost more than the
+// conversions do.
 func (m *maker) goOn() bool {
-	if size := m.l.opt.SegmentSize; size >= 8*zeroStep && m.l.End().Offset() < size/2 && !m.waited.Load() {
-		m.mu.Lock()
-		stop := m.stop
-		m.mu.Unlock()
-		if !stop {
-			time.Sleep(zeroRest)
-		}
+	size := m.l.opt.SegmentSize
+	switch {
+	case m.waited.Load():
+	case m.collectDead() || m.dropSpare():
+	case size >= 8*zeroStep && m.l.End().Offset() < size/2 && !m.stopping():
+		time.Sleep(zeroRest)
 	}
 	return !m.waited.Load() || m.l.typical.Load() <= zerosUpTo
 }

@@ -1,10 +1,12 @@
 package journal
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/segment"
 )
 
 // A new file is allocated whole, and filled with zeros for as long as nobody waits for it.
@@ -60,6 +62,37 @@ func TestZerosForShortFrames(t *testing.T) {
 		if got := r.log.maker.goOn(); got != step.want {
 			t.Errorf("frames of %d bytes, waits %v: that zeros go on is %v", step.length, step.waits, got)
 		}
+	}
+}
+
+// A segment that dies while the next one is filled with zeros is taken away then, and the spare file that it stands in
+// for: its room, and theirs, is not taken at the same time as the new one's.
+func TestDeadFilesGoWhileZerosAreWritten(t *testing.T) {
+	r := newRig(t)
+	r.put(1)
+	r.reserve(1)
+	r.fill(0)
+	var steps []string
+	r.fs.OnOp(func(op disk.Op, name string) {
+		if op == disk.OpAllocate && name == "free-new-00000003" {
+			r.ok(r.log.Recycle([]uint32{1}))
+		}
+		if op == disk.OpRename || op == disk.OpRemove {
+			steps = append(steps, op.String()+" "+name)
+		}
+	})
+	r.put(2)
+	r.settled()
+	r.fs.OnOp(nil)
+	want := []string{disk.OpRename.String() + " " + segment.Name(1), disk.OpRename.String() + " free-new-00000003"}
+	var have []string
+	for _, s := range steps {
+		if slices.Contains(want, s) {
+			have = append(have, s)
+		}
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("the maker did %q; want %q in this order", steps, want)
 	}
 }
 

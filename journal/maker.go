@@ -196,20 +196,18 @@ func (m *maker) run() {
 	defer close(m.done)
 	for range m.wake {
 		for {
-			m.mu.Lock()
-			stop, dead, number := m.stop, slices.Clone(m.dead), m.next
-			missing := m.ready[number] == nil && m.err == nil && m.names == nil
-			m.collecting = len(dead) > 0 && !stop
-			m.mu.Unlock()
-			if stop {
-				return
-			}
-			if len(dead) > 0 {
-				m.collect(dead)
+			if m.collectDead() {
 				continue
 			}
+			if m.stopping() {
+				return
+			}
+			m.mu.Lock()
+			number := m.next
+			missing := m.ready[number] == nil && m.err == nil && m.names == nil
+			m.mu.Unlock()
 			if !missing {
-				if m.shrink() || m.addSpare() {
+				if m.shrink() || m.dropSpare() || m.addSpare() {
 					continue
 				}
 				break
@@ -233,6 +231,12 @@ func (m *maker) run() {
 	}
 }
 
+func (m *maker) stopping() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.stop
+}
+
 // lost notes a failed sync of the directory, after which a later one may say that all is
 // well when it is not. Where there is only no room, it is tried again.
 func (m *maker) lost(err error) {
@@ -253,6 +257,19 @@ func syncNames(dir disk.Dir) error {
 		return fmt.Errorf("%w: %w", errNames, err)
 	}
 	return nil
+}
+
+// collectDead takes away the files of the segments that are dead by now, and reports whether there were any.
+func (m *maker) collectDead() bool {
+	m.mu.Lock()
+	dead := slices.Clone(m.dead)
+	m.collecting = len(dead) > 0 && !m.stop
+	collecting := m.collecting
+	m.mu.Unlock()
+	if collecting {
+		m.collect(dead)
+	}
+	return collecting
 }
 
 // collect takes the final names off dead segments, the first ones of the list: kept for

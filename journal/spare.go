@@ -31,20 +31,28 @@ func (m *maker) reserve(files int) {
 	}
 }
 
-// addSpare brings the spare files one nearer to what is wanted, and reports whether it did.
+// dropSpare removes a spare file that is beyond what is wanted, and reports whether it did.
+func (m *maker) dropSpare() bool {
+	m.mu.Lock()
+	beyond, keep := len(m.free)+len(m.spare) > m.keep, m.keep
+	m.mu.Unlock()
+	if !beyond {
+		return false
+	}
+	name := m.pop(&m.spare, b2i(keep > 0)) // dead files come and go, the one for the Open frame stays
+	if name == "" {
+		return false
+	}
+	m.removed(name, m.gone(name, m.l.opt.SegmentSize))
+	return true
+}
+
+// addSpare makes a spare file if there are fewer than are wanted, and reports whether it did.
 func (m *maker) addSpare() bool {
 	m.mu.Lock()
-	have, keep, tried := len(m.free)+len(m.spare), m.keep, m.tried
+	enough, tried := len(m.free)+len(m.spare) >= m.keep, m.tried
 	m.mu.Unlock()
-	switch {
-	case have > keep:
-		name := m.pop(&m.spare, b2i(keep > 0)) // dead files come and go, the one for the Open frame stays
-		if name == "" {
-			return false
-		}
-		m.removed(name, m.gone(name, m.l.opt.SegmentSize))
-		return true
-	case have == keep, tried:
+	if enough || tried {
 		return false
 	}
 	name, err := m.newSpare()
