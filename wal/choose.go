@@ -15,10 +15,7 @@ const (
 	tierRatio = 4
 	tierLeast = 64
 	// costRatio is how many bytes must come back for each that is copied.
-	costRatio = 4
-	// overSegments is by how many segments the log must be larger than CompactSpace says for all that is sparse to be
-	// emptied, whatever it costs.
-	overSegments = 2
+	costRatio = 8
 )
 
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
@@ -48,8 +45,8 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 			all += min(i.Live, i.Size)
 		}
 	}
-	over := sealed - all/100*int64(o.space) - o.size - o.cost
-	far := over > overSegments*o.size
+	over := sealed - all/100*int64(o.space) - o.size/2 - o.cost
+	far := over > o.size/2 // then all that is sparse is emptied, whatever it costs
 	if over <= 0 || o.paced && !far {
 		return nil, 0
 	}

@@ -23,14 +23,14 @@ func TestSomethingIsEmptied(t *testing.T) {
 			for _, checkpoint := range []int64{0, 1, 12, 100} {
 				for _, n := range []int{2, 8, 50, 400} {
 					list := evenly(n, size*mib, percent)
-					o := compactOptions{size: size * mib, space: CompactSpaceDefault, least: size * mib / 8 * 7, cost: 4 * checkpoint * mib}
+					o := compactOptions{size: size * mib, space: CompactSpaceDefault, least: size * mib / 4 * 3, cost: 4 * checkpoint * mib}
 					live, gain := int64(0), int64(0)
 					for _, u := range list {
 						live, gain = live+u.Live, gain+u.Size-u.Live
 					}
-					over := int64(n)*size*mib - live*2 - o.size - o.cost
+					over := int64(n)*size*mib - live*2 - o.size/2 - o.cost
 					numbers, moved := o.choose(list, mostlyDead)
-					if percent > 0 && over > overSegments*o.size && gain-o.cost > o.least && len(numbers) == 0 {
+					if percent > 0 && over > o.size/2 && gain-o.cost > o.least && len(numbers) == 0 {
 						t.Errorf("%d segments of %d MiB, %d %% of them live, checkpoints of %d MiB: none is emptied", n, size, percent, checkpoint)
 					}
 					if over <= 0 && len(numbers) > 0 {
@@ -61,13 +61,13 @@ func TestWhatIsAlikeIsEmptied(t *testing.T) {
 		l[0].Live, l[1].Live = size/2, size/5 // from earlier times
 		return l
 	}
-	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
 	numbers, _ := o.choose(list(), mostlyDead)
 	if len(numbers) != 4 || numbers[1] || numbers[2] {
 		t.Errorf("%v are emptied, want those with one percent", numbers)
 	}
 	o.paced = true
-	o.space = 450 // less than overSegments above that
+	o.space = 700 // less than half a segment above that
 	if numbers, _ = o.choose(list(), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied though copies rest", numbers)
 	}
@@ -84,7 +84,7 @@ func TestWhatIsComingIsNotCounted(t *testing.T) {
 		}
 		return l
 	}
-	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
 	if numbers, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied, and eight come back without it", numbers)
 	}
@@ -102,7 +102,7 @@ func TestWhatIsStuckIsPassedOver(t *testing.T) {
 		l[7].Live = live // of a message that is damaged
 		return l
 	}
-	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 8 * 7}
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
 	var c compaction
 	sparse := func(u segmentUse) bool { return mostlyDead(u) && !c.isStuck(&u) }
 	first, _ := o.choose(list(4<<10), sparse)

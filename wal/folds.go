@@ -15,7 +15,7 @@ import (
 )
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
-// one, and by at least a segment: so checkpoints cost at most an eighth of what
+// one, and by at least half a segment, so that one that is full is soon known to be dead: checkpoints cost at most an eighth of what
 // the log itself costs. A second one is made at once if segments of twice as many bytes come back: a sixteenth of those at most.
 const foldGrowth = 8
 

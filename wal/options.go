@@ -65,11 +65,11 @@ type Options struct {
 	// CompactDead is the share of a segment, in percent, that must be dead for what lives in it to be
 	// copied out of it. Default 50.
 	CompactDead int
-	// CompactSpace is how many bytes of log there may be for each that lives, in percent, and a segment, before
+	// CompactSpace is how many bytes of log there may be for each that lives, in percent, and half a segment, before
 	// the store empties segments of its own accord: 200 is twice. Default 200; not below 100.
 	CompactSpace int
 	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
-	// costs two of these. Default: seven eighths of a segment.
+	// costs two of these. Default: three quarters of a segment.
 	CompactMin int64
 	// Scrub has bodies of used mail written over with zeros, on disk, as soon as their segment
 	// is dead: when every message with bytes in it is used or was copied elsewhere, two
@@ -213,7 +213,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, &mailq.FieldError{Field: "Options.CompactSpace", Reason: "is below 100"}
 	}
 	if o.CompactMin == 0 {
-		o.CompactMin = o.SegmentSize / 8 * 7
+		o.CompactMin = o.SegmentSize / 4 * 3
 	}
 	if o.KeyMax == 0 {
 		o.KeyMax = KeyMaxDefault
@@ -228,7 +228,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.claims = claimSlots
 	}
 	if o.fold == 0 {
-		o.fold = o.SegmentSize
+		o.fold = o.SegmentSize / 2
 	}
 	if o.idle == 0 {
 		o.idle = idleSegment

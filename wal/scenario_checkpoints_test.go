@@ -232,7 +232,9 @@ func TestScenario_LogDecayedBehindItsCheckpoints(t *testing.T) {
 // died.
 func used(t *testing.T, fs disk.FS) *Store {
 	t.Helper()
-	s := started(t, tiny(fs))
+	o := tiny(fs)
+	o.fold = 64 << 10 // none is due while they die
+	s := started(t, o)
 	for i := range 16 {
 		posted(t, s, fmt.Sprint("mail ", i))
 	}
@@ -240,7 +242,7 @@ func used(t *testing.T, fs disk.FS) *Store {
 		t.Fatal(err)
 	}
 	ended(t, s)
-	s = started(t, tiny(fs))
+	s = started(t, o)
 	for range 15 {
 		if err := taken(t, s).SettleAll(t.Context(), Delivered); err != nil {
 			t.Fatal(err)
@@ -425,7 +427,9 @@ func TestScenario_CheckpointsRest(t *testing.T) {
 func TestScenario_SecondCheckpointForSegments(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
-		s := started(t, tiny(fs))
+		o := tiny(fs)
+		o.fold = 64 << 10 // by then a segment is full
+		s := started(t, o)
 		made := checkpointsMade(fs, func() {})
 		for made.Load() == 0 {
 			posted(t, s, strings.Repeat("mail ", 1000))
