@@ -233,7 +233,7 @@ func TestScenario_LogDecayedBehindItsCheckpoints(t *testing.T) {
 func used(t *testing.T, fs disk.FS) *Store {
 	t.Helper()
 	o := tiny(fs)
-	o.fold = 64 << 10 // none is due while they die
+	o.fold = 1 << 20 // none is due while they die
 	s := started(t, o)
 	for i := range 16 {
 		posted(t, s, fmt.Sprint("mail ", i))

@@ -62,7 +62,7 @@ func aShortOfRoom(r *racing) longHistory {
 	}}
 	const size, bounce = 12_000, 30_000
 	return longHistory{
-		opt: Options{SegmentSize: segment.SizeMin, claims: 256, MaxBytes: 24 * segment.SizeMin, Trace: trace},
+		opt: Options{SegmentSize: segment.SizeMin, claims: 256, MaxBytes: 24 * segment.SizeMin, Trace: trace, fold: segment.SizeMin},
 		before: func(b *branch) {
 			for range 2 {
 				for i := 0; b.s.Admit(size) == nil; i++ {

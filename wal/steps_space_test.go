@@ -19,7 +19,7 @@ func TestScenario_CrashAtEveryStepOfShrinking(t *testing.T) {
 	t.Parallel()
 	const large, small = 128 << 10, segment.SizeMin
 	l := longHistory{
-		opt: Options{SegmentSize: large, claims: 256, idle: small},
+		opt: Options{SegmentSize: large, claims: 256, idle: small, fold: large},
 		before: func(b *branch) {
 			for range 14 {
 				b.enqueue(20_000, "a")
@@ -181,7 +181,7 @@ func TestScenario_CrashAtEveryStepOfScrubbing(t *testing.T) {
 func TestScenario_CrashAtEveryStepOfHoldingBlocks(t *testing.T) {
 	t.Parallel()
 	l := longHistory{
-		opt: Options{SegmentSize: segment.SizeMin, claims: 256},
+		opt: Options{SegmentSize: segment.SizeMin, claims: 256, fold: segment.SizeMin},
 		before: func(b *branch) {
 			for range 30 {
 				b.enqueue(600, "a")
