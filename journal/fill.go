@@ -53,14 +53,23 @@ func fillNew(dir disk.Dir, f disk.File, size int64, goOn func() bool) error {
 // gets more zeros: not when the log waits for it, and frames are so long that twice the bytes would cost more than the
 // conversions do.
 func (m *maker) goOn() bool {
-	size := m.l.opt.SegmentSize
 	switch {
-	case m.waited.Load():
-	case m.collectDead() || m.dropSpare():
-	case size >= 8*zeroStep && m.l.End().Offset() < size/2 && !m.stopping():
-		time.Sleep(zeroRest)
+	case m.waited.Load() || m.stopping():
+	case m.l.opt.Scrub: // what is dead is to be written over, which takes as long as this
+		m.rest()
+	default:
+		if collected := m.collectDead(); !m.dropSpare() && !collected {
+			m.rest()
+		}
 	}
 	return !m.waited.Load() || m.l.typical.Load() <= zerosUpTo
+}
+
+// rest waits a little if the next segment will be there soon enough all the same.
+func (m *maker) rest() {
+	if size := m.l.opt.SegmentSize; size >= 8*zeroStep && m.l.End().Offset() < size/2 {
+		time.Sleep(zeroRest)
+	}
 }
 
 // noteLength has the typical length of a frame follow that of one that has landed.

@@ -70,7 +70,8 @@ func TestZerosForShortFrames(t *testing.T) {
 func TestDeadFilesGoWhileZerosAreWritten(t *testing.T) {
 	r := newRig(t)
 	r.put(1)
-	r.reserve(1)
+	r.reserve(2)
+	spares := r.spares()
 	r.fill(0)
 	var steps []string
 	r.fs.OnOp(func(op disk.Op, name string) {
@@ -84,7 +85,7 @@ func TestDeadFilesGoWhileZerosAreWritten(t *testing.T) {
 	r.put(2)
 	r.settled()
 	r.fs.OnOp(nil)
-	want := []string{disk.OpRename.String() + " " + segment.Name(1), disk.OpRename.String() + " free-new-00000003"}
+	want := []string{disk.OpRename.String() + " " + segment.Name(1), disk.OpRemove.String() + " " + spares[len(spares)-1], disk.OpRename.String() + " free-new-00000003"}
 	var have []string
 	for _, s := range steps {
 		if slices.Contains(want, s) {

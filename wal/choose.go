@@ -21,6 +21,9 @@ const (
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
 // larger, for what lives, than CompactSpace says, or too little would come back.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
+	if s.log.Appended() < s.compaction.vain {
+		return nil, 0
+	}
 	list := s.segmentUses()
 	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
 		paced: s.log.Appended() < s.compaction.next}

@@ -60,6 +60,7 @@ type compaction struct {
 	running chan struct{} // holds one while one runs
 	wake    chan struct{}
 	next    int64            // of the loop: how much the log must have taken before it copies again
+	vain    int64            // of the loop: the same, also where the log is much larger than it should be
 	stuck   map[uint32]int64 // of the loop: segments that could not be emptied, and what lived in them
 }
 
@@ -90,10 +91,15 @@ func (s *Store) compactLoop() {
 			if len(sparse) == 0 {
 				continue
 			}
-			began := s.log.Appended()
+			began, before := s.log.Appended(), s.log.Files().Segments
 			var moved int64
 			moved, err = s.compactThese(context.Background(), sparse, live)
 			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
+			if end := s.log.Appended(); s.log.Files().Segments >= before && end-began < 4*moved {
+				// With segments that hold few frames copies may be no denser than what was there. Where next to nothing else
+				// is written the next pass would find what this one has found.
+				s.compaction.vain = end + s.opt.SegmentSize
+			}
 			if err == nil {
 				s.compaction.noteStuck(sparse, s.segmentUses())
 				s.compaction.poke() // there may be another pass

@@ -388,3 +388,22 @@ func TestCompactAfterSmallerSegments(t *testing.T) {
 		ended(t, s)
 	})
 }
+
+// Where frames are nearly as long as segments, copies lie no closer together than what was copied, and all of it is sparse again: it
+// is left as it is until something else is written.
+func TestCopiesThatGiveNothingBackEnd(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		o := tiny(memdisk.New(memdisk.Config{Block: 8 << 10}))
+		o.CompactRate = 64 << 10
+		s := started(t, o)
+		for range 40 {
+			posted(t, s, strings.Repeat("mail ", 2000))
+		}
+		time.Sleep(time.Hour)
+		was := s.log.Appended()
+		time.Sleep(time.Hour)
+		if n := s.log.Appended() - was; n > 0 {
+			t.Errorf("%d bytes were appended in an hour in which nobody has written: %+v", n, s.Segments())
+		}
+	})
+}
