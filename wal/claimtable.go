@@ -40,6 +40,7 @@ type claimTable struct {
 	gen     uint64
 	free    []uint32
 	err     atomic.Pointer[error] // of a write: the table can't be trusted any more
+	ended   bool                  // nothing is stored any more; set under Store.mu, as all but the committer store
 
 	todo  []claimWord // of store
 	write func() error
@@ -209,7 +210,7 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 func (t *claimTable) store(list ...claimWord) {
 	// Behind a write that failed nothing is written any more: what replaces a run may
 	// not be there, so the run has to stay.
-	if t.err.Load() != nil {
+	if t.ended || t.err.Load() != nil {
 		return
 	}
 	t.todo = append(t.todo[:0], list...)
@@ -276,12 +277,20 @@ func (t *claimTable) clear(slot uint32) {
 // setSynced records how far the log is durable: it may be too old, never too new.
 func (t *claimTable) setSynced(pos segment.Pos) { t.store(claimWord{wordSynced, uint64(pos)}) }
 
-// close leaves the table to the next owner. pos is where the log ends, or 0 if it was
-// not brought to a clean end.
+// end stores the last word, where the log ends, or 0 if it was not brought to a clean end. Claims may end
+// behind that, of a body that could not be read say, and the mapping is gone then; the next owner finds them
+// as they were. Store.mu is held.
+func (t *claimTable) end(pos segment.Pos) {
+	if pos != 0 {
+		t.store(claimWord{wordClosed, uint64(pos)})
+	}
+	t.ended = true
+}
+
+// close leaves the table to the next owner, behind end.
 func (t *claimTable) close(pos segment.Pos) error {
 	var errs []error
 	if pos != 0 {
-		t.store(claimWord{wordClosed, uint64(pos)})
 		errs = append(errs, t.failed(), t.file.Sync())
 	}
 	if t.mapping != nil {

@@ -148,6 +148,9 @@ func (s *Store) finishClose() error {
 			}
 		}
 	}
+	s.mu.Lock()
+	s.claims.end(end)
+	s.mu.Unlock()
 	errs = append(errs, s.claims.close(end), s.folds.close(), s.log.Close(), s.lock.Close(), s.dir.Close())
 	return errors.Join(errs...)
 }

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
+	"github.com/mtawal/mtawal/segment"
 )
 
 // A checkpoint that is being made does not hold up Close: it ends where it is, the log is the truth. What
@@ -52,4 +55,43 @@ func TestCloseEndsACheckpoint(t *testing.T) {
 		holds(t, s, "mail")
 		ended(t, s)
 	})
+}
+
+// A claim may end behind Close, where the last commit could not: that of a message whose body is being read, and can't be. The
+// claim table is not mapped any more then. What was under delivery is in doubt, as after every end.
+func TestClaimEndsBehindClose(t *testing.T) {
+	for name, end := range map[string]func(*Store, *claim){
+		"set aside":  func(s *Store, c *claim) { s.setAside(c, ErrCorrupt) },
+		"taken back": (*Store).takeBack,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			fs := faultdisk.New(disk.OS())
+			s := must(Open(dir, Options{SegmentSize: segment.SizeMin, fs: fs}))(t)
+			posted(t, s, "mail")
+			taken(t, s)
+			fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpWriteDurable}})
+			if _, err := s.Enqueue(t.Context(), Message{Recipients: []Recipient{{Queue: "q"}}}); !errors.Is(err, ErrFailed) && !errors.Is(err, ErrUnknown) {
+				t.Fatalf("enqueued on a disk that fails: %v", err)
+			}
+			var claims []*claim
+			for _, c := range s.claimed {
+				claims = append(claims, c)
+			}
+			if err := s.Close(); err == nil {
+				t.Fatal("a store that failed was closed without an error")
+			}
+			for _, c := range claims {
+				end(s, c)
+			}
+			s = must(Open(dir, Options{SegmentSize: segment.SizeMin}))(t)
+			d := taken(t, s)
+			if len(claims) != 1 || !d.Recipients[0].InDoubt {
+				t.Errorf("%d claims; handed out as %+v, want it in doubt", len(claims), d.Recipients)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
