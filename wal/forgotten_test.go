@@ -24,7 +24,7 @@ func heap() int64 {
 func TestEmptyQueuesAreForgotten(t *testing.T) {
 	n := 200_000
 	if testing.Short() {
-		n = 20_000
+		n = 50_000 // with fewer, memory that comes in slabs is more than what is allowed for each
 	}
 	s := must(Open(t.TempDir(), Options{NoSync: true}))(t) // a double would keep its files on the heap
 	defer s.Close()
@@ -99,9 +99,9 @@ func TestEmptyQueuesAreForgotten(t *testing.T) {
 		t.Errorf("%d queues, %d timers, %d groups are left", queues, timers, sites)
 	}
 	// What is kept for use again: a few bytes for each of the most recipients that ever had
-	// a time at once. And what is not the queues', as above.
-	if left := heap() - before - 1<<20; left > full/10 && left > int64(n)*40 {
-		t.Errorf("%d queues that waited at once hold %d bytes of %d, and 1 MiB", n, left, full)
+	// a time at once.
+	if left := heap() - before; left > full/10 && left > int64(n)*40 {
+		t.Errorf("%d queues that waited at once hold %d bytes of %d", n, left, full)
 	}
 	runtime.KeepAlive(c)
 	if err := s.Checkpoint(t.Context()); err != nil {
