@@ -210,7 +210,7 @@ func (m *FS) Clone() *FS {
 		if n.links > 0 {
 			c.used += n.count()
 		}
-		copies[i], ino.nth = n, uint64(i)
+		copies[i] = n
 	}
 	translate := func(names map[string]*inode) map[string]*inode {
 		t := make(map[string]*inode, len(names))

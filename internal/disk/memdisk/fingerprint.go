@@ -15,8 +15,7 @@ func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 	s := sums.Get().(*summed)
 	*s = (*s)[:0]
 	s.num(m.boot, m.mount)
-	for i, ino := range m.inodes() {
-		ino.nth = uint64(i + 1)
+	for _, ino := range m.inodes() {
 		ino.hash(s)
 	}
 	for _, d := range m.sortedDirs() {
@@ -24,13 +23,13 @@ func (m *FS) Fingerprint(seed maphash.Seed) uint64 {
 			s.num(uint64(len(names)))
 			for _, name := range sortedKeys(names) {
 				s.text(name)
-				s.num(names[name].nth)
+				s.num(uint64(names[name].nth))
 			}
 		}
 		for _, op := range d.pending {
 			s.text(op.add)
 			s.text(op.drop)
-			s.num(op.ino.nth)
+			s.num(uint64(op.ino.nth))
 		}
 	}
 	sum := maphash.Bytes(seed, *s)

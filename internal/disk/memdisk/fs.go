@@ -144,6 +144,9 @@ func (m *FS) inodes() []*inode {
 		}
 	}
 	slices.SortFunc(list, func(a, b *inode) int { return cmp.Compare(a.id, b.id) })
+	for i, ino := range list {
+		ino.nth = i
+	}
 	return list
 }
 

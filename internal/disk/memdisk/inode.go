@@ -32,7 +32,7 @@ type inode struct {
 	has     []bool // by page: a block is allocated
 
 	visit uint64 // the last of FS.inodes that came here
-	nth   uint64 // its place in a list of them, while FS.mu is held
+	nth   int    // its place in what that returned
 
 	// The device.
 	dev     []*page // nil: zeros, as is all behind it
