@@ -3,6 +3,8 @@ package wal
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -74,10 +76,9 @@ func TestClaimEndsBehindClose(t *testing.T) {
 			if _, err := s.Enqueue(t.Context(), Message{Recipients: []Recipient{{Queue: "q"}}}); !errors.Is(err, ErrFailed) && !errors.Is(err, ErrUnknown) {
 				t.Fatalf("enqueued on a disk that fails: %v", err)
 			}
-			var claims []*claim
-			for _, c := range s.claimed {
-				claims = append(claims, c)
-			}
+			s.mu.Lock()
+			claims := slices.Collect(maps.Values(s.claimed))
+			s.mu.Unlock()
 			if err := s.Close(); err == nil {
 				t.Fatal("a store that failed was closed without an error")
 			}
