@@ -74,8 +74,10 @@ func TestDeadFilesGoWhileZerosAreWritten(t *testing.T) {
 	spares := r.spares()
 	r.fill(0)
 	var steps []string
+	inSecond := make(chan struct{}) // the maker goes for the third segment when the second is taken, before the log is in it
 	r.fs.OnOp(func(op disk.Op, name string) {
 		if op == disk.OpAllocate && name == "free-new-00000003" {
+			<-inSecond
 			r.ok(r.log.Recycle([]uint32{1}))
 		}
 		if op == disk.OpRename || op == disk.OpRemove {
@@ -83,6 +85,7 @@ func TestDeadFilesGoWhileZerosAreWritten(t *testing.T) {
 		}
 	})
 	r.put(2)
+	close(inSecond)
 	r.settled()
 	r.fs.OnOp(nil)
 	want := []string{disk.OpRename.String() + " " + segment.Name(1), disk.OpRemove.String() + " " + spares[len(spares)-1], disk.OpRename.String() + " free-new-00000003"}

@@ -272,6 +272,9 @@ func (x *explorer) all(t *testing.T, next func(n int) (path []int, depth int, ok
 						return
 					}
 					x.run(t, path, depth)
+					if n, told := x.states()/1_000_000, x.told.Load(); n > told && x.told.CompareAndSwap(told, n) {
+						t.Logf("%d million states, %d histories", n, x.histories.Load()) // with -v at once
+					}
 				}
 			})
 		}
