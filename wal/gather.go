@@ -10,9 +10,11 @@ import (
 // have them in it: one durable write of twice as many batches instead of two.
 
 const (
-	// gatherMax is how long a group waits for those who were answered. It is about a quarter of
+	// gatherGap is how long a group waits for the next of those who were answered. It is about a quarter of
 	// a short durable write.
-	gatherMax = 50 * time.Microsecond
+	gatherGap = 50 * time.Microsecond
+	// gatherMax is how long it waits in all while they come: what they do in between takes a processor's time.
+	gatherMax = 400 * time.Microsecond
 	// gatherYields is how often it lets others run meanwhile, at most: more than fit into the time, unless
 	// the clock stands still, as that of testing/synctest does.
 	gatherYields = 1000
@@ -64,7 +66,7 @@ func (w *gatherer) worth() (_ awaited, ok bool) {
 	return awaited{asked: asked, came: w.came}, true
 }
 
-// gather waits until nobody is missing. It returns false at once when somebody else waits, who then takes the group or
+// gather waits until nobody is missing, or nobody comes any more. It returns false at once when somebody else waits, who then takes the group or
 // has run look for one; but not if that one has waited for too long, as where others keep the processors busy. Nobody's
 // clock is that precise: it lets others run until they have come.
 func (w *gatherer) gather() (ok bool) {
@@ -73,8 +75,16 @@ func (w *gatherer) gather() (ok bool) {
 		since := w.since.Load()
 		return since == 0 || began.UnixNano()-since > int64(gatherMax)
 	}
-	for i := 0; i < gatherYields && w.missing.Load() > 0 && time.Since(began) < gatherMax; i++ {
+	came, missing := began, w.missing.Load() // when somebody last came, and who was missing then
+	for i := 0; i < gatherYields && missing > 0; i++ {
 		runtime.Gosched()
+		now := time.Now()
+		if n := w.missing.Load(); n < missing {
+			came, missing = now, n
+		}
+		if now.Sub(came) >= gatherGap || now.Sub(began) >= gatherMax {
+			break
+		}
 	}
 	w.since.Store(0)
 	return true
@@ -82,7 +92,7 @@ func (w *gatherer) gather() (ok bool) {
 
 // judge notes what a wait has brought. Store.mu is held.
 func (w *gatherer) judge(t awaited) {
-	if came := w.came - t.came; 4*came >= 3*t.asked {
+	if came := w.came - t.came; 2*came >= t.asked {
 		w.vain = 0
 	} else {
 		w.vain = min(2*w.vain+1, gatherSkips)

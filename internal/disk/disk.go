@@ -172,7 +172,8 @@ type Mapping interface {
 	Bytes() []byte
 	// Populate brings [off, off+n) into memory by a call that the scheduler sees, so that
 	// touching it afterwards does not stall the process. An unreadable page is
-	// ErrFault.
+	// ErrFault. What was brought in a moment ago is taken to be there still: if it is not, touching it does stall, and
+	// may fault, as it may in any case.
 	Populate(off, n int64) error
 	// Prefetch asks for [off, off+n) to be brought in, and waits for none of it. A hint.
 	Prefetch(off, n int64)

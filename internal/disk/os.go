@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/edsrzf/mmap-go"
 
@@ -262,6 +263,7 @@ func mapRegion(m *osMapping, src *os.File, length, prot int) error {
 	if err != nil {
 		return err
 	}
+	m.warm.init(length)
 	return adviseMapping(m.mem)
 }
 
@@ -270,6 +272,7 @@ type osMapping struct {
 	path  string
 	mem   mmap.MMap
 	file  *os.File // a duplicate, where Populate or the platform needs it
+	warm  warmPages
 	close sync.Mutex
 }
 
@@ -282,6 +285,9 @@ func (m *osMapping) Populate(off, n int64) error {
 	if n == 0 {
 		return nil
 	}
+	if m.warm.has(time.Now().UnixNano(), off, off+n) {
+		return nil
+	}
 	start := off &^ int64(os.Getpagesize()-1)
 	var err error
 	if m.file == nil {
@@ -292,6 +298,7 @@ func (m *osMapping) Populate(off, n int64) error {
 	if err != nil {
 		return PathError("populate", m.path, fmt.Errorf("%w: %d bytes at %d: %w", ErrFault, n, off, err))
 	}
+	m.warm.add(off, off+n)
 	return nil
 }
 
