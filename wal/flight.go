@@ -230,6 +230,7 @@ func (s *Store) apply(g *group) error {
 		if err := s.table.ApplyFrame(&f); err != nil {
 			return fmt.Errorf("applying what was just written: %w", err)
 		}
+		s.folds.live.Store(s.table.Counts.Weight)
 		s.clearLost()
 		s.floor.observe(s.opt.now(), s.workQueue())
 		s.leased = g.lease

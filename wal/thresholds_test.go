@@ -73,7 +73,8 @@ func TestBytesComeBackAsPromised(t *testing.T) {
 		use(ids[:k])
 		ids = ids[k:]
 		var much, log, live int64
-		for i := 0; ; i++ { // copies are bounded by what is written, so something is
+		i := 0
+		for ; ; i++ { // copies are bounded by what is written, so something is
 			if much, log, live = over(); much <= 0 || i == 1000 || every == 10 {
 				break
 			}
@@ -84,7 +85,7 @@ func TestBytesComeBackAsPromised(t *testing.T) {
 		if much > 0 && every == 2 {
 			t.Errorf("one of %d used: %d bytes of log for %d live ones, %d more than is promised", every, log, live, much)
 		}
-		t.Logf("one of %d used: %d bytes of log for %d live ones", every, log, live)
+		t.Logf("one of %d used: %d bytes of log for %d live ones, after %d pieces of more work", every, log, live, i)
 	}
 	if err := s.Compact(t.Context()); err != nil {
 		t.Fatal(err)
