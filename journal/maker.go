@@ -43,6 +43,7 @@ type maker struct {
 	free     []string   // files that may be written over, in their order of preference from the end
 	spare    []string   // files that were allocated ahead and never written
 	moving   int64      // bytes of files that are being made, or whose removal is not durable yet
+	unsure   int64      // those of them whose names there was no room to sync the removal of
 	halfway  int64      // those of them that are under the name of next, which could not be made durable: it is renamed over
 	others   int64      // of tails that were cut, and of files that could not be removed
 	turn     uint64     // see Files
@@ -312,14 +313,19 @@ func (m *maker) collect(dead []deadFile) {
 	}
 	if err == nil && m.l.opt.Scrub {
 		kept, err = m.scrub(kept, others)
+		others = nil
 	}
 	m.mu.Lock()
 	for _, d := range dead {
 		m.drop(d)
 	}
-	m.moving -= removed // durably gone
-	if err == nil {
+	if m.unsure += removed; err == nil {
+		m.moving -= m.unsure // durably gone
+		m.unsure = 0
 		m.free = append(m.free, kept...)
+	} else {
+		// They can't have another life while their old names may come back. The next opening removes them.
+		stuck += int64(len(kept)+len(others)) * m.l.opt.SegmentSize
 	}
 	m.others += stuck
 	m.turn++
