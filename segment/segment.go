@@ -187,7 +187,7 @@ func (s *Segment) View(off, n int64, f func([]byte) error) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Populate(off, n); err != nil {
+	if err := m.Warm(off, n); err != nil {
 		return err
 	}
 	return disk.Guard(m, func() error { return f(m.Bytes()[off : off+n : off+n]) })
@@ -263,7 +263,7 @@ func (s *Segment) mappedRecord(off int64, match func(Record) bool) (r Record, bo
 		from, till := int64(0), int64(0) // whole pages that are there
 		r, body, err = s.parse(off, match, func(off, n int64) ([]byte, error) {
 			if off < from || off+n > till {
-				if err := m.Populate(off, n); err != nil {
+				if err := m.Warm(off, n); err != nil {
 					return nil, err
 				}
 				from, till = off&^(AlignmentMin-1), roundUp(off+n, AlignmentMin)

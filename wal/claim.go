@@ -42,6 +42,7 @@ type claim struct {
 	rcpts []claimRcpt // by index
 	open  int         // not done and not lost
 	runs  []claimRun
+	since segment.Pos // what the log held when it was claimed
 	body  *body
 	// handed is what the caller holds; nil before.
 	handed *Delivery
@@ -124,7 +125,8 @@ func (c *claim) writeRuns() {
 		}
 		var slot uint32
 		if ok {
-			slot, ok = c.s.claims.put(run{id: c.id, first: first, count: count, pos: c.s.table.Applied})
+			// Not what it holds now: the frame that ends a part of the run may end the rest of it too.
+			slot, ok = c.s.claims.put(run{id: c.id, first: first, count: count, pos: c.since})
 		}
 		if ok {
 			c.runs = append(c.runs, claimRun{slot, first, count})
@@ -133,13 +135,23 @@ func (c *claim) writeRuns() {
 	gone = append(gone, old...)
 	if !ok {
 		// No free slot for a smaller run: the old ones name more than is out. What
-		// was settled in them is told by the log.
+		// was settled in them is told by the log, until a checkpoint lies behind that: then
+		// it is in doubt after a kill.
 		c.runs = append(c.runs, gone...)
 		slices.SortFunc(c.runs, func(a, b claimRun) int { return cmp.Compare(a.first, b.first) })
 		return
 	}
 	for _, r := range gone {
 		c.s.claims.clear(r.slot)
+	}
+	c.s.slotsFreed()
+}
+
+// slotsFreed wakes those who wait for slots of the claim table. Store.mu is held.
+func (s *Store) slotsFreed() {
+	if s.starved {
+		s.starved = false
+		s.wakeConsumers()
 	}
 }
 
@@ -241,12 +253,22 @@ func (c *claim) Start(ctx context.Context, recipients []int) error {
 	if c.open == 0 {
 		return ErrSettled
 	}
-	if len(s.claims.free) < len(c.rcpts) {
+	if err := s.claims.failed(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err) // nothing is started
+	}
+	named := func(r *claimRcpt) bool { return len(recipients) == 0 || slices.Contains(recipients, int(r.index)) }
+	need := 0 // runs, at the most
+	for i := range c.rcpts {
+		if r := &c.rcpts[i]; r.st == slotOpen && !r.started && named(r) {
+			need++
+		}
+	}
+	if len(s.claims.free) < need {
 		return fmt.Errorf("%d deliveries under way, the claim table takes no more: %w", s.opt.claims, ErrFull)
 	}
-	c.start(func(r *claimRcpt) bool { return len(recipients) == 0 || slices.Contains(recipients, int(r.index)) })
+	c.start(named)
 	if err := s.claims.failed(); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	if s.opt.DurableStart {
 		return s.waitStarted(ctx, c)
@@ -395,10 +417,7 @@ func (s *Store) ifOver(c *claim, cause error) {
 	c.group.update()
 	con.poke()
 	s.endSingle(con)
-	if s.starved {
-		s.starved = false
-		s.wakeConsumers()
-	}
+	s.slotsFreed()
 	s.out--
 	if s.out == 0 && s.idle != nil {
 		close(s.idle)

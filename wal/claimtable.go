@@ -31,8 +31,8 @@ import (
 //
 // A slot is one run of recipients. Its ID is stored last and cleared first; each word
 // with one atomic store. check is a mix of the other words and the generation. A slot
-// is void where the log holds, at or behind its position, an outcome for the
-// recipient.
+// is void where the log holds, at or behind its position, an outcome of a delivery for the
+// recipient. Everything is stored under Store.mu.
 type claimTable struct {
 	file    disk.File
 	mapping disk.Mapping // nil: written by pwrite
@@ -40,7 +40,7 @@ type claimTable struct {
 	gen     uint64
 	free    []uint32
 	err     atomic.Pointer[error] // of a write: the table can't be trusted any more
-	ended   bool                  // nothing is stored any more; set under Store.mu, as all but the committer store
+	ended   bool                  // nothing is stored any more
 
 	todo  []claimWord // of store
 	write func() error
@@ -55,6 +55,7 @@ type claimWord struct {
 const (
 	claimsName    = "claims"
 	claimsMagic   = "MTAWALCL"
+	claimsVersion = 1
 	claimsHeader  = 4096
 	claimSlotSize = 32
 	// claimSlots is how many runs of recipients can be under delivery at a time.
@@ -97,7 +98,7 @@ func mix(id, n, pos, gen uint64) uint64 {
 
 // readClaims reads what the table says, without changing it. A table that is not
 // there, not whole or of another store is no table: after a power cut all of that is
-// possible.
+// possible. One of a later version is segment.ErrVersion.
 func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	f, err := dir.Open(claimsName, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -121,7 +122,13 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	}
 	word := func(i int) uint64 { return words[i] }
 	slots := int(size-claimsHeader) / claimSlotSize
-	if string(b[:8]) != claimsMagic || word(1) != 1 || [16]byte(b[16:32]) != uuid || word(wordSlots) != uint64(slots) {
+	if string(b[:8]) != claimsMagic || [16]byte(b[16:32]) != uuid {
+		return found, nil
+	}
+	if v := word(1); v != claimsVersion { // in one sector with the magic: no torn write leaves that
+		return found, fmt.Errorf("%s: version %d: %w", claimsName, v, segment.ErrVersion)
+	}
+	if word(wordSlots) != uint64(slots) {
 		return found, nil
 	}
 	now, err := dir.Identity()
@@ -184,7 +191,7 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 	t.words = make([]uint64, want/8)
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), want)
 	copy(b, claimsMagic)
-	t.words[1] = 1
+	t.words[1] = claimsVersion
 	copy(b[16:], uuid[:])
 	copy(b[32:], who.Boot[:])
 	t.words[6], t.words[wordSynced], t.words[9], t.words[wordSlots] = who.Mount, uint64(synced), t.gen, uint64(slots)

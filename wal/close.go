@@ -138,7 +138,9 @@ func (s *Store) finishClose() error {
 			errs = append(errs, fmt.Errorf("closing the log: %w", err))
 		} else {
 			end = s.log.End()
+			s.mu.Lock() // a claim may end meanwhile, of a body that can't be read say
 			s.claims.setSynced(end)
+			s.mu.Unlock()
 			if s.folds.grown.Load() > 0 && s.folds.grown.Load()+s.folds.size.Load() <= closeFold {
 				ctx, cancel := context.WithTimeout(context.Background(), closeFoldWait)
 				defer cancel()

@@ -331,7 +331,7 @@ func (sub *subscription) turnIn(g *site) *node[subscription] {
 func (c *consumer) claim(q *queue, g *site, now int64) *claim {
 	s := c.s
 	g.out++
-	cl := &claim{s: s, c: c, q: q, group: g, durable: true}
+	cl := &claim{s: s, c: c, q: q, group: g, since: s.table.Applied, durable: true}
 	cl.rcpts = cl.rcptMemory[:0]
 	if g == &c.lapsed {
 		if q.lapsed != nil {

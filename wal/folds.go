@@ -15,12 +15,13 @@ import (
 )
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
-// one, and by at least half a segment, so that one that is full is soon known to be dead: checkpoints cost at most an eighth of what
+// one, and by at least half a segment, so that one that is full is soon known to be dead: such checkpoints cost at most an eighth of what
 // the log itself costs. A second one is made at once if segments of twice as many bytes come back: a sixteenth of those at most.
 //
 // Marks are short: a backlog that is delivered while little comes would stay where it is for long. So one is due as well
 // when as much has died since the last one, if that is a part of what lives in deadPart. Each byte dies once, so this is
-// an eighth at most too, and a backlog that is delivered whole takes deadPart+1 checkpoints of its size.
+// another eighth at most, and a backlog that is delivered whole takes deadPart+1 checkpoints of its size. A staged body counts
+// as dead until it is mail: what has been staged before a checkpoint and is delivered behind it counts for nothing there.
 const (
 	foldGrowth = 8
 	deadPart   = 4
@@ -37,7 +38,7 @@ type foldState struct {
 	grown  atomic.Int64 // bytes of the log since the last one was begun
 	growth atomic.Int64 // what they may add to a checkpoint
 	size   atomic.Int64 // of newest
-	weight atomic.Int64 // bytes of the log that mail held there
+	weight atomic.Int64 // bytes of the log that mail held when it was begun
 	live   atomic.Int64 // that it holds now
 	room   foldRoom
 	wake   chan struct{}
@@ -77,6 +78,9 @@ func (f *foldState) init(s *Store, r *recovered) error {
 	f.wake = make(chan struct{}, 1)
 	f.grown.Store(r.found.ReplayedBytes)
 	f.live.Store(r.table.Counts.Weight)
+	if f.newest != nil {
+		f.weight.Store(f.newest.Counts.Weight)
+	}
 	f.note(nil) // streams of an earlier opening are garbage
 	f.grew(0, r.growth)
 	return f.adoptRoom()
@@ -92,7 +96,6 @@ func (f *foldState) note(streams map[uint32]bool) {
 		s := f.newest.Summary()
 		f.sumNew = &s
 		f.size.Store(f.newest.Size)
-		f.weight.Store(f.newest.Counts.Weight)
 		f.newInfo = append(f.newInfo, infoOf(f.newest))
 	}
 	if f.older != nil {
@@ -164,11 +167,10 @@ func (s *Store) foldWithin(ctx context.Context) error {
 	f := &s.folds
 	f.running.Lock()
 	defer f.running.Unlock()
-	// First: what comes meanwhile is behind to, and counts again. It is not due again before as much has come.
-	grown, growth, weight := f.grown.Swap(0), f.growth.Load(), f.weight.Load()
 	s.mu.Lock()
 	to := s.table.Applied
-	f.weight.Store(s.table.Counts.Weight)
+	// What comes meanwhile is behind to, and counts again. It is not due again before as much has come.
+	grown, growth, weight := f.grown.Swap(0), f.growth.Load(), f.weight.Swap(s.table.Counts.Weight)
 	streams := s.streamSegments()
 	at := totals{s.table.Counts, int64(s.table.Messages())}
 	s.mu.Unlock()

@@ -15,8 +15,8 @@ const (
 	gatherGap = 50 * time.Microsecond
 	// gatherMax is how long it waits in all while they come: what they do in between takes a processor's time.
 	gatherMax = 400 * time.Microsecond
-	// gatherYields is how often it lets others run meanwhile, at most: more than fit into the time, unless
-	// the clock stands still, as that of testing/synctest does.
+	// gatherYields is how often it lets others run meanwhile, at most: more than fit into gatherGap, also where nobody else
+	// runs; and it ends where the clock stands still, as that of testing/synctest does.
 	gatherYields = 1000
 	// gatherSkips is how many groups do not wait, at most, after one that waited in vain.
 	gatherSkips = 64
@@ -66,22 +66,24 @@ func (w *gatherer) worth() (_ awaited, ok bool) {
 	return awaited{asked: asked, came: w.came}, true
 }
 
-// gather waits until nobody is missing, or nobody comes any more. It returns false at once when somebody else waits, who then takes the group or
-// has run look for one; but not if that one has waited for too long, as where others keep the processors busy. Nobody's
-// clock is that precise: it lets others run until they have come.
+// gather waits until nobody is missing, or nobody comes any more. It returns false at once when somebody else waits, who then
+// takes the group or has run look for one; but not if that one has waited for too long, as where others keep the processors
+// busy. Nobody's clock is that precise: it lets others run until they have come.
 func (w *gatherer) gather() (ok bool) {
 	began := time.Now()
 	if !w.since.CompareAndSwap(0, began.UnixNano()) {
 		since := w.since.Load()
 		return since == 0 || began.UnixNano()-since > int64(gatherMax)
 	}
-	came, missing := began, w.missing.Load() // when somebody last came, and who was missing then
+	came, missing := began, w.missing.Load() // when somebody last came, and how many are missing
 	for i := 0; i < gatherYields && missing > 0; i++ {
 		runtime.Gosched()
 		now := time.Now()
-		if n := w.missing.Load(); n < missing {
-			came, missing = now, n
+		n := w.missing.Load() // more, where another group has landed
+		if n < missing {
+			came = now
 		}
+		missing = n
 		if now.Sub(came) >= gatherGap || now.Sub(began) >= gatherMax {
 			break
 		}

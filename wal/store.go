@@ -43,7 +43,8 @@ type (
 // any number of goroutines.
 //
 // Locks, in the order in which they are taken: Store.mu, then the journal's, then a
-// segment's. Store.mu is never held over a system call that waits for a device.
+// segment's. Store.mu is never held over a system call that waits for a device, but for stores into the claim table: into
+// memory as a rule, but the kernel may make the page wait for its file system, and where that copies on write they are a pwrite.
 type Store struct {
 	opt   Options
 	dir   disk.Dir

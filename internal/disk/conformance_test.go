@@ -384,10 +384,15 @@ func TestMap(t *testing.T) {
 		}
 		for _, c := range [][2]int64{{0, 1<<16 - 5}, {5000, 1}, {1<<16 - 6, 1}, {1<<16 - 5, 0}, {4096, 4096}} {
 			e.ok(m.Populate(c[0], c[1]))
+			e.ok(m.Warm(c[0], c[1]))
+			e.ok(m.Warm(c[0], c[1]))
 		}
 		for _, c := range [][2]int64{{-1, 1}, {0, 1 << 16}, {1, -1}, {1 << 16, 0}, {1, math.MaxInt64}} {
 			if err := m.Populate(c[0], c[1]); err == nil {
 				t.Error("populated", c)
+			}
+			if err := m.Warm(c[0], c[1]); err == nil {
+				t.Error("warmed", c)
 			}
 		}
 		e.ok(f.Close())
@@ -400,7 +405,7 @@ func TestMap(t *testing.T) {
 			e.ok(m.Close())
 			e.ok(w.Close())
 		}
-		if err := m.Populate(0, 1); err == nil {
+		if err := errors.Join(m.Populate(0, 1), m.Warm(0, 1)); err == nil || m.Warm(5000, 1) == nil {
 			t.Error("populated what is unmapped")
 		}
 	})

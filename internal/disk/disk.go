@@ -172,9 +172,11 @@ type Mapping interface {
 	Bytes() []byte
 	// Populate brings [off, off+n) into memory by a call that the scheduler sees, so that
 	// touching it afterwards does not stall the process. An unreadable page is
-	// ErrFault. What was brought in a moment ago is taken to be there still: if it is not, touching it does stall, and
-	// may fault, as it may in any case.
+	// ErrFault.
 	Populate(off, n int64) error
+	// Warm is Populate for what is read in small pieces that lie close together: what it brought in a moment ago is taken to
+	// be there still. If it is not, touching it does stall, and may fault, as it may in any case: see Guard.
+	Warm(off, n int64) error
 	// Prefetch asks for [off, off+n) to be brought in, and waits for none of it. A hint.
 	Prefetch(off, n int64)
 	// Scattered says that what is read from now on is not in order: nothing is to be read around it. A hint.

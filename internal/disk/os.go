@@ -285,9 +285,6 @@ func (m *osMapping) Populate(off, n int64) error {
 	if n == 0 {
 		return nil
 	}
-	if m.warm.has(time.Now().UnixNano(), off, off+n) {
-		return nil
-	}
 	start := off &^ int64(os.Getpagesize()-1)
 	var err error
 	if m.file == nil {
@@ -298,8 +295,19 @@ func (m *osMapping) Populate(off, n int64) error {
 	if err != nil {
 		return PathError("populate", m.path, fmt.Errorf("%w: %d bytes at %d: %w", ErrFault, n, off, err))
 	}
-	m.warm.add(off, off+n)
 	return nil
+}
+
+func (m *osMapping) Warm(off, n int64) error {
+	known := off >= 0 && n > 0 && off <= int64(len(m.mem)) && n <= int64(len(m.mem))-off
+	if known && m.warm.has(time.Now().UnixNano(), off, off+n) {
+		return nil
+	}
+	err := m.Populate(off, n)
+	if known && err == nil {
+		m.warm.add(off, off+n)
+	}
+	return err
 }
 
 func (m *osMapping) Prefetch(off, n int64) {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// warmFor is how long a page that was brought in is taken to be there still. The kernel may take it away sooner where
-// memory is short: then touching it stalls a processor for one read, which is what Populate is to spare it, and
-// nothing else.
+// warmFor is how long a page that was brought in is taken to be there still. The kernel may take it away sooner, where
+// memory is short or the log writes a block beside it past the page cache: then touching it stalls a processor for one
+// read, which is what Populate is to spare it.
 const warmFor = 2 * time.Second
 
 // warmPages remembers which pages of a mapping were brought in lately: the system call that asks for them costs more

@@ -204,7 +204,7 @@ func (f *file) mapping(v verdict, length int64, open func(int64) (disk.Mapping, 
 	return &mapping{Mapping: m, file: f}, nil
 }
 
-// mapping has Populate alone to itself.
+// mapping has Populate and Warm alone to itself.
 type mapping struct {
 	disk.Mapping
 	file *file
@@ -218,3 +218,6 @@ func (m *mapping) Populate(off, n int64) error {
 	}
 	return v.end(m.Mapping.Populate(off, n))
 }
+
+// Warm is a Populate, each time.
+func (m *mapping) Warm(off, n int64) error { return m.Populate(off, n) }

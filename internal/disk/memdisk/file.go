@@ -341,6 +341,8 @@ type mapping struct {
 
 func (m *mapping) Bytes() []byte { return m.mem }
 
+func (m *mapping) Warm(off, n int64) error { return m.Populate(off, n) }
+
 func (m *mapping) Populate(off, n int64) error {
 	m.fs.before(disk.OpPopulate, m.name)
 	m.fs.mu.Lock()
