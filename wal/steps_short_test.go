@@ -20,6 +20,8 @@ type racing struct {
 	ops  int
 	mark Ticket
 	done change
+
+	short bool // segments were emptied while room was short: whether it still is by then hangs on who is first
 }
 
 // step is what holds before each operation. branch.mu is held.
@@ -107,9 +109,10 @@ func aShortOfRoom(r *racing) longHistory {
 				b.fail("segments were not emptied: %v; %s; %+v", err, roomOf(b.s), b.s.Segments())
 			}
 			during.Store(nil)
-			if r.at == 0 && (moved.Load() == 0 || short.Load() == 0) {
-				b.fail("%d batches were moved, %d while room was short", moved.Load(), short.Load())
+			if r.at == 0 && moved.Load() == 0 {
+				b.fail("nothing was moved")
 			}
+			r.short = short.Load() > 0
 		},
 		ops:    []string{"Rename seg-", "Rename spare-ckpt"},
 		always: func(b *branch) error { return errors.Join(named(b), r.step(b)) },
@@ -120,8 +123,14 @@ func aShortOfRoom(r *racing) longHistory {
 // Segments are emptied out of the reserve when MaxBytes is reached.
 func TestScenario_CrashAtEveryStepOfEmptyingSegmentsWhileRoomIsShort(t *testing.T) {
 	t.Parallel()
-	l := aShortOfRoom(&racing{})
-	l.run(t)
+	for range 10 { // the first one does, as a rule
+		r := racing{}
+		l := aShortOfRoom(&r)
+		if l.run(t); r.short {
+			return
+		}
+	}
+	t.Error("room was never short while segments were emptied")
 }
 
 // While that goes on messages are marked used that are being moved, at each operation of the disk in

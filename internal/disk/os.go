@@ -263,7 +263,7 @@ func mapRegion(m *osMapping, src *os.File, length, prot int) error {
 	if err != nil {
 		return err
 	}
-	m.warm.init(length)
+	m.warm.size = length
 	return adviseMapping(m.mem)
 }
 

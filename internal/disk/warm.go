@@ -2,6 +2,7 @@ package disk
 
 import (
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,16 +15,15 @@ const warmFor = 2 * time.Second
 // warmPages remembers which pages of a mapping were brought in lately: the system call that asks for them costs more
 // than all else that reading a short record does, and records lie close together.
 type warmPages struct {
+	size  int             // of the mapping
+	once  sync.Once       // makes bits, for those mappings of which there is a need
 	bits  []atomic.Uint64 // by page
 	until atomic.Int64    // when they are forgotten, in Unix ns
 }
 
-func (w *warmPages) init(size int) {
-	w.bits = make([]atomic.Uint64, (size/os.Getpagesize()+1+63)/64)
-}
-
 // has reports whether all pages of [from, till) are warm at a time, in Unix ns.
 func (w *warmPages) has(now, from, till int64) bool {
+	w.once.Do(func() { w.bits = make([]atomic.Uint64, w.size/os.Getpagesize()/64+1) })
 	if until := w.until.Load(); now >= until || now < until-int64(warmFor) { // the clock may be set
 		if w.until.CompareAndSwap(until, now+int64(warmFor)) {
 			for i := range w.bits {
@@ -39,7 +39,7 @@ func (w *warmPages) has(now, from, till int64) bool {
 	return all
 }
 
-// add says that the pages of [from, till) were brought in.
+// add says that the pages of [from, till) were brought in, which has did not know.
 func (w *warmPages) add(from, till int64) {
 	w.each(from, till, func(word *atomic.Uint64, mask uint64) { word.Or(mask) })
 }

@@ -13,8 +13,7 @@ func TestWarmPages(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 0))
 	now := int64(1_000_000_000_000)
-	var w warmPages
-	w.init(pages * os.Getpagesize())
+	w := warmPages{size: pages * os.Getpagesize()}
 	if w.has(now, 0, 1) {
 		t.Error("a page is warm that nobody added")
 	}
