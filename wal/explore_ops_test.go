@@ -234,6 +234,7 @@ func TestExplore(t *testing.T) {
 		x.paths(n, func(p []int) { paths = append(paths, p) })
 	}
 	began := time.Now()
+	defer x.tell(t)()
 	mine := func(n int) int { return n*parts + part - 1 }
 	x.all(t, func(n int) (path []int, depth int, ok bool) {
 		if n = mine(n); n >= len(paths) {
@@ -259,6 +260,28 @@ func TestExplore(t *testing.T) {
 		x.levels[0].Load(), x.levels[1].Load(), x.levels[2].Load(), x.levels[3].Load())
 }
 
+// tell says now and then how far it is, with -v at once, until it is told to end. One history may take an hour.
+func (x *explorer) tell(t *testing.T) (end func()) {
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	tick := time.NewTicker(time.Minute)
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				t.Logf("%d states, %d histories", x.states(), x.histories.Load())
+			}
+		}
+	}()
+	return func() {
+		tick.Stop()
+		close(stop)
+		<-stopped
+	}
+}
+
 // all runs one history after the other on every core, as next gives them by number.
 func (x *explorer) all(t *testing.T, next func(n int) (path []int, depth int, ok bool)) {
 	var number atomic.Int64
@@ -272,9 +295,6 @@ func (x *explorer) all(t *testing.T, next func(n int) (path []int, depth int, ok
 						return
 					}
 					x.run(t, path, depth)
-					if n, told := x.states()/1_000_000, x.told.Load(); n > told && x.told.CompareAndSwap(told, n) {
-						t.Logf("%d million states, %d histories", n, x.histories.Load()) // with -v at once
-					}
 				}
 			})
 		}

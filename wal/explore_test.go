@@ -41,7 +41,6 @@ type explorer struct {
 	seedHash  maphash.Seed
 	histories atomic.Int64
 	levels    [exploreDepthMax + 1]atomic.Int64 // states, by how many crashes in recovery came before
-	told      atomic.Int64                      // millions of states that the test has told of
 }
 
 const exploreDepthMax = 3
