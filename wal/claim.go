@@ -104,7 +104,7 @@ func (c *claim) start(which func(*claimRcpt) bool) {
 func (c *claim) writeRuns() {
 	if c.open == 0 {
 		for _, r := range c.runs {
-			c.s.claims.clear(r.slot)
+			c.s.freeSlot(r.slot)
 		}
 		c.runs = nil
 		return
@@ -142,13 +142,13 @@ func (c *claim) writeRuns() {
 		return
 	}
 	for _, r := range gone {
-		c.s.claims.clear(r.slot)
+		c.s.freeSlot(r.slot)
 	}
-	c.s.slotsFreed()
 }
 
-// slotsFreed wakes those who wait for slots of the claim table. Store.mu is held.
-func (s *Store) slotsFreed() {
+// freeSlot empties a slot of the claim table, and wakes those who wait for one. Store.mu is held.
+func (s *Store) freeSlot(slot uint32) {
+	s.claims.clear(slot)
 	if s.starved {
 		s.starved = false
 		s.wakeConsumers()
@@ -233,6 +233,14 @@ func (s *Store) waitStarted(ctx context.Context, c *claim) error {
 	return nil
 }
 
+// claimsFailed is ErrFailed, and why, once the claim table can't be written: no delivery may be begun any more.
+func (s *Store) claimsFailed() error {
+	if err := s.claims.failed(); err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	return nil
+}
+
 // Start implements mailq.Claim.
 func (c *claim) Start(ctx context.Context, recipients []int) error {
 	s := c.s
@@ -253,8 +261,8 @@ func (c *claim) Start(ctx context.Context, recipients []int) error {
 	if c.open == 0 {
 		return ErrSettled
 	}
-	if err := s.claims.failed(); err != nil {
-		return fmt.Errorf("%w: %w", ErrFailed, err) // nothing is started
+	if err := s.claimsFailed(); err != nil {
+		return err // nothing is started
 	}
 	named := func(r *claimRcpt) bool { return len(recipients) == 0 || slices.Contains(recipients, int(r.index)) }
 	need := 0 // runs, at the most
@@ -267,8 +275,8 @@ func (c *claim) Start(ctx context.Context, recipients []int) error {
 		return fmt.Errorf("%d deliveries under way, the claim table takes no more: %w", s.opt.claims, ErrFull)
 	}
 	c.start(named)
-	if err := s.claims.failed(); err != nil {
-		return fmt.Errorf("%w: %w", ErrFailed, err)
+	if err := s.claimsFailed(); err != nil {
+		return err
 	}
 	if s.opt.DurableStart {
 		return s.waitStarted(ctx, c)
@@ -417,7 +425,6 @@ func (s *Store) ifOver(c *claim, cause error) {
 	c.group.update()
 	con.poke()
 	s.endSingle(con)
-	s.slotsFreed()
 	s.out--
 	if s.out == 0 && s.idle != nil {
 		close(s.idle)

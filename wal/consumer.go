@@ -253,8 +253,8 @@ func (c *consumer) take(only *string) (*claim, time.Duration, error) {
 			s.starved = true
 			return nil, 0, nil
 		}
-		if err := s.claims.failed(); err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrFailed, err)
+		if err := s.claimsFailed(); err != nil {
+			return nil, 0, err
 		}
 		now := s.opt.now().UnixNano()
 		more := s.promote(now, promoteFew)
@@ -416,9 +416,9 @@ func (c *claim) gather() {
 // deliver reads what was claimed. A message that can't be read is set aside, and nothing
 // is returned.
 func (c *consumer) deliver(ctx context.Context, cl *claim) (*Delivery, error) {
-	if err := c.s.claims.failed(); err != nil {
+	if err := c.s.claimsFailed(); err != nil {
 		c.s.takeBack(cl) // a kill would forget it
-		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
+		return nil, err
 	}
 	d, err := cl.read()
 	if err != nil {

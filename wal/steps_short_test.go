@@ -20,8 +20,6 @@ type racing struct {
 	ops  int
 	mark Ticket
 	done change
-
-	short bool // segments were emptied while room was short: whether it still is by then hangs on who is first
 }
 
 // step is what holds before each operation. branch.mu is held.
@@ -112,9 +110,14 @@ func aShortOfRoom(r *racing) longHistory {
 			if r.at == 0 && moved.Load() == 0 {
 				b.fail("nothing was moved")
 			}
-			r.short = short.Load() > 0
 		},
-		ops:    []string{"Rename seg-", "Rename spare-ckpt"},
+		ops: []string{"Rename seg-", "Rename spare-ckpt"},
+		lacks: func() string {
+			if r.at == 0 && short.Load() == 0 { // whether it still is by then hangs on who is first
+				return "room was never short while segments were emptied"
+			}
+			return ""
+		},
 		always: func(b *branch) error { return errors.Join(named(b), r.step(b)) },
 		full:   true,
 	}
@@ -123,14 +126,10 @@ func aShortOfRoom(r *racing) longHistory {
 // Segments are emptied out of the reserve when MaxBytes is reached.
 func TestScenario_CrashAtEveryStepOfEmptyingSegmentsWhileRoomIsShort(t *testing.T) {
 	t.Parallel()
-	for range 10 { // the first one does, as a rule
-		r := racing{}
-		l := aShortOfRoom(&r)
-		if l.run(t); r.short {
-			return
-		}
-	}
-	t.Error("room was never short while segments were emptied")
+	untilWhole(t, func() string {
+		l := aShortOfRoom(&racing{})
+		return l.look(t, reachOf(t))
+	})
 }
 
 // While that goes on messages are marked used that are being moved, at each operation of the disk in
@@ -151,17 +150,12 @@ func TestScenario_UsedWhileSegmentsAreEmptiedForRoom(t *testing.T) {
 		return ids
 	}
 	for at := 1; ; at += step {
-		r, missing := racing{}, ""
-		for range lookTries {
+		var r racing
+		untilWhole(t, func() string {
 			r = racing{at: at, pick: pick}
 			l := aShortOfRoom(&r)
-			if missing = l.look(t, reach); missing == "" {
-				break
-			}
-		}
-		if missing != "" {
-			t.Error(missing)
-		}
+			return l.look(t, reach)
+		})
 		if r.ops < at {
 			break
 		}

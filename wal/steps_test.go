@@ -25,6 +25,7 @@ type longHistory struct {
 
 	// All may be nil.
 	always func(*branch) error        // holds before each operation
+	lacks  func() string              // what it has not of what it is about, beside ops
 	full   bool                       // the disk that a crash left may have no room
 	opened func(*branch)              // holds of a store that was opened behind a crash
 	rested func(*branch)              // holds of a store that was opened behind a crash and drained
@@ -48,18 +49,21 @@ var longReaches = map[string]longReach{
 
 func (l *longHistory) run(t *testing.T) {
 	t.Helper()
+	untilWhole(t, func() string { return l.look(t, reachOf(t)) })
+}
+
+// untilWhole begins a history again while it has not all that it is about, as look says: which of its goroutines a store
+// lets go first is not in the hands of the test.
+func untilWhole(t *testing.T, look func() (missing string)) {
+	t.Helper()
 	missing := ""
-	for range lookTries {
-		if missing = l.look(t, reachOf(t)); missing == "" {
+	for range 10 {
+		if missing = look(); missing == "" {
 			return
 		}
 	}
 	t.Error(missing)
 }
-
-// lookTries is how often a history is begun until it has the operations that it is about: which of its goroutines a store
-// lets go first is not in the hands of the test.
-const lookTries = 10
 
 func reachOf(t *testing.T) longReach {
 	t.Helper()
@@ -74,7 +78,7 @@ func reachOf(t *testing.T) longReach {
 	return reach
 }
 
-// look goes through a history and what crashes leave of it, but if it has not all of the operations that it should have: it
+// look goes through a history and what crashes leave of it, but if it has not all that it should have: it
 // returns what is missing.
 func (l *longHistory) look(t *testing.T, reach longReach) (missing string) {
 	t.Helper()
@@ -104,6 +108,9 @@ func (l *longHistory) look(t *testing.T, reach longReach) (missing string) {
 			if !slices.ContainsFunc(b.done, func(d string) bool { return strings.HasPrefix(d, op) }) {
 				missing = fmt.Sprintf("among the operations there is no %q: %q", op, b.done)
 			}
+		}
+		if l.lacks != nil && missing == "" {
+			missing = l.lacks()
 		}
 		h.must("close", s.Close())
 		if missing != "" {

@@ -278,8 +278,13 @@ type osMapping struct {
 
 func (m *osMapping) Bytes() []byte { return m.mem }
 
+// has reports whether [off, off+n) lies in the mapping.
+func (m *osMapping) has(off, n int64) bool {
+	return off >= 0 && n >= 0 && off <= int64(len(m.mem)) && n <= int64(len(m.mem))-off
+}
+
 func (m *osMapping) Populate(off, n int64) error {
-	if off < 0 || n < 0 || off > int64(len(m.mem)) || n > int64(len(m.mem))-off {
+	if !m.has(off, n) {
 		return PathError("populate", m.path, fs.ErrInvalid)
 	}
 	if n == 0 {
@@ -299,19 +304,18 @@ func (m *osMapping) Populate(off, n int64) error {
 }
 
 func (m *osMapping) Warm(off, n int64) error {
-	known := off >= 0 && n > 0 && off <= int64(len(m.mem)) && n <= int64(len(m.mem))-off
-	if known && m.warm.has(time.Now().UnixNano(), off, off+n) {
+	if n > 0 && m.has(off, n) && m.warm.has(time.Now().UnixNano(), off, off+n) {
 		return nil
 	}
 	err := m.Populate(off, n)
-	if known && err == nil {
+	if err == nil && n > 0 {
 		m.warm.add(off, off+n)
 	}
 	return err
 }
 
 func (m *osMapping) Prefetch(off, n int64) {
-	if off >= 0 && n > 0 && off <= int64(len(m.mem)) && n <= int64(len(m.mem))-off {
+	if n > 0 && m.has(off, n) {
 		prefetch(m.mem[off&^int64(os.Getpagesize()-1) : off+n])
 	}
 }
