@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -25,12 +23,6 @@ const (
 	// messages.
 	moveBatch   = 256 << 10
 	compactPass = 64 << 20
-	// So many readers bring in what is copied next, so many pieces ahead: one by one, each would wait for the device
-	// behind all that commits have it write.
-	moveReaders = 2
-	moveAhead   = 64
-	// scatteredBelow is the part of segments that lives up to which they are read by the page.
-	scatteredBelow = 16
 )
 
 // CompactInfo is how far a compaction has come.
@@ -181,7 +173,7 @@ func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, i
 	if err != nil {
 		return 0, err
 	}
-	if err := s.scatter(sparse, info.Left); err != nil {
+	if err := s.scatter(sparse); err != nil {
 		return 0, err
 	}
 	return s.move(ctx, pieces, rate, info)
@@ -237,35 +229,19 @@ func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiec
 	return list, nil
 }
 
-// scatter has segments in which next to nothing lives read by the page: around one that is missed the system reads a
-// megabyte and more, in the way of commits. Where more lives that is how it is read soonest.
-func (s *Store) scatter(sparse map[uint32]bool, live int64) error {
-	if live > int64(len(sparse))*s.opt.SegmentSize/scatteredBelow {
-		return nil
-	}
-	for n := range sparse {
-		seg, err := s.log.Acquire(n)
-		if err != nil {
-			continue // it is gone already
-		}
-		if err = errors.Join(seg.Scattered(), seg.Release()); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // move copies pieces to the end of the log.
 func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *CompactInfo) (moved int64, err error) {
 	var buf []byte
-	bring, end := s.moveReaders()
+	fetch, end := s.fetchers()
 	defer end()
 	for ahead := 0; len(pieces) > 0; {
 		if err := ctx.Err(); err != nil {
 			return moved, err
 		}
-		for ; ahead < min(len(pieces), moveAhead); ahead++ {
-			bring <- pieces[ahead]
+		for ahead < min(len(pieces), fetchAhead) {
+			n := inOneFrame(pieces[ahead:])
+			fetch <- pieces[ahead : ahead+n]
+			ahead += n
 		}
 		began, left := s.opt.now(), len(pieces)
 		t := newTicket(s)
@@ -311,31 +287,6 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 		}
 	}
 	return moved, nil
-}
-
-// moveReaders starts readers of what is sent, until end.
-func (s *Store) moveReaders() (bring chan<- heldPiece, end func()) {
-	pieces := make(chan heldPiece, moveAhead)
-	var readers sync.WaitGroup
-	var ended atomic.Bool
-	for range moveReaders {
-		readers.Go(func() {
-			var buf []byte
-			for p := range pieces {
-				if ended.Load() {
-					continue
-				}
-				seg, err := s.acquirePiece(&p)
-				if seg == nil || err != nil {
-					continue
-				}
-				// Whatever is wrong with it is found again when it is copied.
-				_, buf, _ = copyHeld(seg, &p, buf[:0])
-				_ = seg.Release()
-			}
-		})
-	}
-	return pieces, func() { ended.Store(true); close(pieces); readers.Wait() }
 }
 
 // pace waits until n bytes since began are no more than the rate allows.
@@ -396,15 +347,46 @@ func (s *Store) holds(p *heldPiece) bool {
 	return m.Loc == p.pos || slices.ContainsFunc(s.table.Extents(m), func(x state.Extent) bool { return x.Pos == p.pos })
 }
 
+// foundPiece is where a piece is in its segment.
+type foundPiece struct {
+	record segment.Record // a view of the mapping, and may fault, if it is long
+	at, n  int64          // of its bytes
+	crc    uint32
+	of     uint64 // what the checksum of the bytes begins with
+}
+
+// find reads the record of a piece, and checks it.
+func find(seg *segment.Segment, p *heldPiece) (f foundPiece, err error) {
+	if p.chunk {
+		f.record, f.at, err = seg.AnyRecord(p.pos.Offset(), segment.KindChunk)
+	} else {
+		f.record, f.at, err = seg.Record(p.pos.Offset(), p.id)
+	}
+	if err != nil {
+		return f, err
+	}
+	m, err := seg.Map()
+	if err != nil {
+		return f, err
+	}
+	err = disk.Guard(m, func() error {
+		switch r := f.record; r.Kind() {
+		case segment.KindChunk:
+			_, k, crc := r.Chunk()
+			f.n, f.crc, f.of = int64(k), crc, r.ID()
+		case segment.KindEnqueue:
+			if e := r.Enqueue(); e.Chunks() == 0 {
+				f.n, f.crc, f.of = e.BodyLen, e.BodyCRC, p.id
+			}
+		}
+		return nil
+	})
+	return f, err
+}
+
 // copyHeld copies a record and its bytes out of a segment, and checks both.
 func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []byte, err error) {
-	var r segment.Record
-	var at int64
-	if p.chunk {
-		r, at, err = seg.AnyRecord(p.pos.Offset(), segment.KindChunk)
-	} else {
-		r, at, err = seg.Record(p.pos.Offset(), p.id)
-	}
+	f, err := find(seg, p)
 	if err != nil {
 		return w, buf, err
 	}
@@ -412,37 +394,22 @@ func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []
 	if err != nil {
 		return w, buf, err
 	}
-	var n int64
-	var crc uint32
-	var of uint64
 	err = disk.Guard(m, func() error {
-		w = moveWrite{record: append(segment.Record(nil), r...), holder: p.id, from: p.pos}
+		w = moveWrite{record: append(segment.Record(nil), f.record...), holder: p.id, from: p.pos}
 		return nil
 	})
-	if err != nil {
+	if err != nil || f.n == 0 {
 		return w, buf, err
-	}
-	switch w.record.Kind() {
-	case segment.KindChunk:
-		_, k, c := w.record.Chunk()
-		n, crc, of = int64(k), c, w.record.ID()
-	case segment.KindEnqueue:
-		if e := w.record.Enqueue(); e.Chunks() == 0 {
-			n, crc, of = e.BodyLen, e.BodyCRC, p.id
-		}
-	}
-	if n == 0 {
-		return w, buf, nil
 	}
 	start := len(buf)
-	buf = slices.Grow(buf, int(n))[:start+int(n)]
-	m.Prefetch(at, n) // in one read: page by page they are as many
-	pc := piece{seg: seg, off: at, n: n}
-	if err := pc.view(0, n, func(v []byte) error { copy(buf[start:], v); return nil }); err != nil {
+	buf = slices.Grow(buf, int(f.n))[:start+int(f.n)]
+	m.Prefetch(f.at, f.n) // in one read: page by page they are as many
+	pc := piece{seg: seg, off: f.at, n: f.n}
+	if err := pc.view(0, f.n, func(v []byte) error { copy(buf[start:], v); return nil }); err != nil {
 		return w, buf, err
 	}
-	if w.body = buf[start : start+int(n) : start+int(n)]; segment.BodyCRC(of, w.body) != crc && !barrier.Gone(barrier.MoveChecksum) {
-		return w, buf, &segment.CorruptError{Segment: seg.Number, File: seg.File.Name(), Offset: at, Reason: "a body fails its checksum"}
+	if w.body = buf[start : start+int(f.n) : start+int(f.n)]; segment.BodyCRC(f.of, w.body) != f.crc && !barrier.Gone(barrier.MoveChecksum) {
+		return w, buf, &segment.CorruptError{Segment: seg.Number, File: seg.File.Name(), Offset: f.at, Reason: "a body fails its checksum"}
 	}
 	return w, buf, nil
 }

@@ -445,50 +445,62 @@ func TestScenario_LargeMessageOnceAllIsUsed(t *testing.T) {
 // What is refused while a checkpoint is made, of which that does not know that all was used meanwhile, has the
 // next one made.
 func TestScenario_RefusedWhileACheckpointIsMade(t *testing.T) {
-	scenario(t, func(t *testing.T) {
-		fs := memdisk.New(memdisk.Config{})
-		o := tiny(fs)
-		o.claims, o.MaxBytes = 0, 4<<20
-		s := started(t, o)
-		const large = 200 << 10
-		for n := 0; s.roomLeft()-large >= s.space.reserve.Load(); n++ {
-			posted(t, s, fmt.Sprint("mail ", n, strings.Repeat(" long", 500)))
-		}
-		if err := s.Checkpoint(t.Context()); err != nil { // so that none is due soon
-			t.Fatal(err)
-		}
-		list := inHand(t, s)
-		m := mailing(strings.Repeat("x", large))
-		var once atomic.Bool
-		fs.OnOp(func(op disk.Op, name string) {
-			if !strings.Contains(name, "ckpt") || !slices.Contains(changing, op) || once.Swap(true) {
-				return
-			}
-			for list := range slices.Chunk(list, 400) { // in few frames
-				var b Batch
-				for _, d := range list {
-					b.Settle = append(b.Settle, Settlement{Delivery: d, Outcomes: []Outcome{{Recipient: All, Result: Delivered}}})
-				}
-				if _, err := s.Commit(t.Context(), b); err != nil {
-					t.Error(err)
-				}
-			}
-			if _, err := s.Enqueue(t.Context(), m); !errors.Is(err, ErrFull) {
-				t.Errorf("the test is none: %v", err)
-			}
-		})
-		posted(t, s, "one more") // at a position of its own
-		s.folds.poke()
-		time.Sleep(5 * spaceEvery)
-		fs.OnOp(nil)
-		if !once.Load() {
-			t.Fatal("no checkpoint was made")
-		}
-		if _, err := s.Enqueue(t.Context(), m); err != nil {
-			t.Errorf("one message is live, and there is no room: %v", err)
-		}
-		ended(t, s)
+	untilWhole(t, func() (missing string) {
+		scenario(t, func(t *testing.T) { missing = refusedWhileACheckpointIsMade(t) })
+		return missing
 	})
+}
+
+// refusedWhileACheckpointIsMade returns what it has not come to.
+func refusedWhileACheckpointIsMade(t *testing.T) (missing string) {
+	fs := memdisk.New(memdisk.Config{})
+	o := tiny(fs)
+	o.claims, o.MaxBytes = 0, 4<<20
+	s := started(t, o)
+	const large = 200 << 10
+	for n := 0; s.roomLeft()-large >= s.space.reserve.Load(); n++ {
+		posted(t, s, fmt.Sprint("mail ", n, strings.Repeat(" long", 500)))
+	}
+	if err := s.Checkpoint(t.Context()); err != nil { // so that none is due soon
+		t.Fatal(err)
+	}
+	list := inHand(t, s)
+	m := mailing(strings.Repeat("x", large))
+	var once, admitted atomic.Bool
+	fs.OnOp(func(op disk.Op, name string) {
+		if !strings.Contains(name, "ckpt") || !slices.Contains(changing, op) || once.Swap(true) {
+			return
+		}
+		for list := range slices.Chunk(list, 400) { // in few frames
+			var b Batch
+			for _, d := range list {
+				b.Settle = append(b.Settle, Settlement{Delivery: d, Outcomes: []Outcome{{Recipient: All, Result: Delivered}}})
+			}
+			if _, err := s.Commit(t.Context(), b); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := s.Enqueue(t.Context(), m); err == nil {
+			admitted.Store(true)
+		} else if !errors.Is(err, ErrFull) {
+			t.Error(err)
+		}
+	})
+	posted(t, s, "one more") // at a position of its own
+	s.folds.poke()
+	time.Sleep(5 * spaceEvery)
+	fs.OnOp(nil)
+	if !once.Load() {
+		t.Fatal("no checkpoint was made")
+	}
+	if _, err := s.Enqueue(t.Context(), m); err != nil {
+		t.Errorf("one message is live, and there is no room: %v", err)
+	}
+	ended(t, s)
+	if admitted.Load() {
+		return "nothing was refused"
+	}
+	return ""
 }
 
 // One message of ten lives in each segment of a full disk: none is dead, and intake comes back all
