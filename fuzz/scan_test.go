@@ -68,7 +68,7 @@ func FuzzScan(f *testing.F) {
 			t.Fatalf("%d frames of %d, then %+v", n, len(g.frames), stop)
 		}
 		last := segment.Pos(0)
-		err = s.Headers(s.First(), func(h *segment.FrameHeader) {
+		err = s.Headers(s.First(), s.Size, func(h *segment.FrameHeader) {
 			i := slices.IndexFunc(g.frames, func(fr segment.Frame) bool { return fr.Pos == h.Pos })
 			if i < 0 || *h != g.frames[i].FrameHeader || h.Pos <= last {
 				t.Fatalf("a header that was never written: %+v", *h)

@@ -21,7 +21,7 @@ func TestAhead(t *testing.T) {
 	for _, c := range [][2]segment.Pos{
 		{0, end}, {at(1, block), end}, {at(2, 3*block), at(2, 4*block)}, {end, end}, {end, 0}, {at(3, 1<<40), at(3, 0)}, {at(1, 0), at(900, 0)}, {at(77, 0), at(78, 0)},
 	} {
-		Ahead(r.dir, c[0], c[1])()
+		Ahead(r.dir, testUUID, c[0], c[1])()
 	}
 	// What is still mapped keeps its blocks.
 	for _, name := range r.files() {

@@ -45,6 +45,7 @@ type recovery struct {
 	apply func(*segment.Frame) error
 	held  []held
 	said  []Start
+	told  segment.Pos // Known.Promise
 }
 
 // Recover reads the log from start to its end and hands its frames to apply, in
@@ -59,7 +60,7 @@ func Recover(dir disk.Dir, uuid [16]byte, start Start, known Known, readOnly boo
 	r := &recovery{
 		Found: &Found{dir: dir, uuid: uuid, Promise: max(known.Promise, start.Pos), Rest: start.Pos,
 			segments: make(map[uint32]*segment.Segment), broken: make(map[uint32]error)},
-		apply: apply, said: slices.Clone(known.Said),
+		apply: apply, said: slices.Clone(known.Said), told: known.Promise,
 	}
 	err := r.open(start, !readOnly)
 	if err == nil {
@@ -322,8 +323,17 @@ func (r *recovery) finish(s *segment.Segment, stop segment.Stop) error {
 	return nil
 }
 
+// lookAheadMost is how far behind the end of the log the last of the frames that were in flight at a kill begins, but for
+// batches that are longer than others: then less is said to be cut than was.
+const lookAheadMost = 5 << 20
+
 // lookAhead finds the promises that frames behind the end of the chain make, and
 // where the last frame of the epoch that was cut off ends.
+//
+// Where the claim table says how far the log was durable, and the chain goes as far, nothing behind it promises more that
+// anybody was told of: a frame promises what has landed before it was placed, which is in the table before it is acknowledged. What has landed
+// is in the chain. So only what was in flight is looked for, instead of reading the rest of the segment, and the one
+// that stands ready behind it, from the device.
 func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segment.Pos, err error) {
 	see := func(h *segment.FrameHeader) {
 		r.Promise = max(r.Promise, h.Promise)
@@ -336,12 +346,15 @@ func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segmen
 		// verdict is the same: the device's error.
 		return 0, nil
 	}
-	if err := s.Headers(stop.Off, see); err != nil {
+	if place := segment.MakePos(s.Number, stop.Off); r.told > 0 && place >= r.told {
+		return last, s.Headers(stop.Off, stop.Off+lookAheadMost, see)
+	}
+	if err := s.Headers(stop.Off, s.Size, see); err != nil {
 		return 0, err
 	}
 	for n, later := range r.segments {
 		if n > s.Number {
-			if err := later.Headers(later.First(), see); err != nil {
+			if err := later.Headers(later.First(), later.Size, see); err != nil {
 				return 0, err
 			}
 		}

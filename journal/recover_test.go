@@ -243,6 +243,29 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// Where it is known how far the log was durable, and it goes as far, what stands ready behind it is not read: it may
+// be 64 MiB, and on a device. Else a frame in it could promise more.
+func TestWhatStandsReadyIsNotRead(t *testing.T) {
+	r := newRig(t)
+	r.put(1)
+	last := r.put(1)
+	r.settled()
+	n := r.crash()
+	n.ok(n.fs.Unreadable(n.path(2), 2*block, 1))
+	if rec, err := n.recover(Start{}, 1, 0); !errors.Is(err, syscall.EIO) {
+		if err == nil {
+			n.ok(rec.Close())
+		}
+		t.Errorf("the end of the log is not known, and what stands ready was not looked at: %v", err)
+	}
+	rec, err := n.recover(Start{}, 1, last.End())
+	n.ok(err)
+	if rec.End != last.End() {
+		t.Errorf("the log ends at %v", rec.End)
+	}
+	n.ok(rec.Close())
+}
+
 // Frames that a sender, an earlier life or an earlier epoch wrote are no frames, wherever
 // they stand, though each is whole.
 func TestForgedFrames(t *testing.T) {

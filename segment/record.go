@@ -564,11 +564,10 @@ func (e bodyExtent) matches(body []byte) bool {
 func (r Record) body() (bodyExtent, bool) {
 	switch r.Kind() {
 	case KindEnqueue:
-		e := r.Enqueue()
-		if e.chunks > 0 {
+		if le.Uint32(r[72:]) > 0 { // chunks; Enqueue would look at the whole list, and this is asked for each record that is replayed
 			return bodyExtent{}, false
 		}
-		return bodyExtent{r.ID(), int64(le.Uint32(r[48:])), e.BodyLen, e.BodyCRC}, true
+		return bodyExtent{r.ID(), int64(le.Uint32(r[48:])), int64(le.Uint64(r[40:])), le.Uint32(r[52:])}, true
 	case KindChunk:
 		_, n, crc := r.Chunk()
 		return bodyExtent{r.ID(), int64(le.Uint32(r[32:])), int64(n), crc}, true

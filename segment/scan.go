@@ -19,6 +19,7 @@ const readTable = 16 << 10
 type window struct {
 	seg        *Segment
 	exact      bool // the system is not to read around what is asked for
+	long       bool // the last frame was: so may the next one be
 	memory     func(off, n int64) []byte
 	from, till int64
 	copied     []byte // stands in for the mapping where that can't be read
@@ -37,13 +38,13 @@ func (w *window) at(off, n int64) ([]byte, error) {
 		return nil, err
 	}
 	if off < w.from || off+n > w.till {
-		ahead := int64(readAhead)
-		if w.exact {
+		ahead, exact := int64(readAhead), w.exact || w.long
+		if exact {
 			ahead = readTable
 		}
 		end := min(max(off+n, off+ahead), w.seg.Size)
 		w.copied = nil
-		if w.exact {
+		if exact {
 			m.Prefetch(off, end-off) // what is asked for is read, and nothing around it
 		}
 		if err := m.Populate(off, end-off); err != nil {
@@ -144,6 +145,7 @@ func (s *Segment) scan(w window, off int64, prev FrameHeader, fn func(*Frame) er
 				return err
 			}
 			stop.Off, stop.Last = stop.Off+f.Len, f.FrameHeader
+			w.long = f.Len > readAhead
 			if f.Kind == Seal {
 				stop.Sealed = true
 				return nil
@@ -155,10 +157,10 @@ func (s *Segment) scan(w window, off int64, prev FrameHeader, fn func(*Frame) er
 	return stop, err
 }
 
-// Headers calls fn with every valid frame header at or behind an offset, chained
+// Headers calls fn with every valid frame header that begins in [off, end), chained
 // or not, of a known kind or not: for promises made behind the place where the chain
 // ends. An unreadable block ends it with the device's error.
-func (s *Segment) Headers(off int64, fn func(*FrameHeader)) error {
+func (s *Segment) Headers(off, end int64, fn func(*FrameHeader)) error {
 	m, err := s.Map()
 	if err != nil {
 		return err
@@ -166,7 +168,7 @@ func (s *Segment) Headers(off int64, fn func(*FrameHeader)) error {
 	return disk.Guard(m, func() error {
 		w := window{seg: s}
 		var h FrameHeader // one for all, as in Scan
-		for ; off+FrameHeaderSize <= s.Size; off += int64(s.Alignment) {
+		for ; off < end && off+FrameHeaderSize <= s.Size; off += int64(s.Alignment) {
 			b, err := w.at(off, FrameHeaderSize)
 			if err != nil {
 				return err

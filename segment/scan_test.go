@@ -30,7 +30,7 @@ func scan(t *testing.T, s *Segment) (Stop, []FrameHeader, error) {
 
 func headers(t *testing.T, s *Segment) (seen []FrameHeader) {
 	t.Helper()
-	if err := s.Headers(s.First(), func(h *FrameHeader) { seen = append(seen, *h) }); err != nil {
+	if err := s.Headers(s.First(), s.Size, func(h *FrameHeader) { seen = append(seen, *h) }); err != nil {
 		t.Fatal(err)
 	}
 	return seen
@@ -321,7 +321,7 @@ func TestUnreadable(t *testing.T) {
 	if stop, seen, err := scan(t, s); err != nil || len(seen) != 3 || stop.Finding != FrameBad {
 		t.Errorf("unreadable behind the end: %d frames, %+v, %v", len(seen), stop, err)
 	}
-	if err := s.Headers(s.First(), func(*FrameHeader) {}); !errors.Is(err, syscall.EIO) {
+	if err := s.Headers(s.First(), s.Size, func(*FrameHeader) {}); !errors.Is(err, syscall.EIO) {
 		t.Errorf("Headers over it: %v", err)
 	}
 	if err := fs.Unreadable(path, want[2].Pos.Offset(), 4096); err != nil {

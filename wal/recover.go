@@ -173,7 +173,7 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	if c != nil {
 		if !readOnly { // else it may be beside an owner, whose commits would wait
 			// The log is read while the checkpoint is decoded.
-			defer journal.Ahead(r.dir, c.Pos, r.endHint(c.Pos))()
+			defer journal.Ahead(r.dir, r.uuid, c.Pos, r.endHint(c.Pos))()
 		}
 		if err := c.Load(t); err != nil {
 			if unfit(err) {
