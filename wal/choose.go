@@ -16,8 +16,6 @@ const (
 	tierLeast = 64
 	// costRatio is how many bytes must come back for each that is copied.
 	costRatio = 8
-	// overPart is the part of a segment by which the log may be larger than CompactSpace says.
-	overPart = 8
 )
 
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
@@ -50,7 +48,7 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 			all += min(i.Live, i.Size)
 		}
 	}
-	over := sealed - all/100*int64(o.space) - o.size/overPart - o.cost
+	over := sealed - all/100*int64(o.space) - o.cost
 	far := over > o.size/2 // then all that is sparse is emptied, whatever it costs
 	if over <= 0 || o.paced && !far {
 		return nil, 0

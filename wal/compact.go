@@ -232,37 +232,31 @@ func (s *Store) heldIn(ctx context.Context, numbers map[uint32]bool) ([]heldPiec
 // move copies pieces to the end of the log.
 func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *CompactInfo) (moved int64, err error) {
 	var buf []byte
-	fetch, end := s.fetchers()
-	defer end()
-	for ahead := 0; len(pieces) > 0; {
+	room := int64(min(moveBatch, s.limits.chunk))
+	f := s.fetcher(pieces)
+	defer f.close()
+	for p := f.next(); p != nil; p = f.next() {
 		if err := ctx.Err(); err != nil {
 			return moved, err
 		}
-		for ahead < min(len(pieces), fetchAhead) {
-			n := inOneFrame(pieces[ahead:])
-			fetch <- pieces[ahead : ahead+n]
-			ahead += n
-		}
-		began, left := s.opt.now(), len(pieces)
+		began := s.opt.now()
 		t := newTicket(s)
 		var n int64
 		buf, n = buf[:0], 0
-		room := min(moveBatch, s.limits.chunk)
-		for len(pieces) > 0 && (len(t.moves) == 0 || n < int64(room) && len(t.moves) < runsPerRecord) {
-			p := pieces[0]
-			m, b, err := s.copyPiece(&p, buf)
+		for ; p != nil && (len(t.moves) == 0 || n < room && len(t.moves) < runsPerRecord); p = f.next() {
+			m, b, err := s.copyPiece(p, buf)
 			if err != nil {
 				return moved, err
 			}
 			if size := int64(len(m.record) + len(m.body)); m.record != nil {
-				if len(t.moves) > 0 && n+size > int64(room) {
+				if len(t.moves) > 0 && n+size > room {
 					break // with the next batch, which reads it again
 				}
 				t.moves, n = append(t.moves, m), n+size
 			}
-			buf, pieces = b, pieces[1:]
+			buf = b
+			f.taken()
 		}
-		ahead = max(ahead-(left-len(pieces)), 0)
 		if len(t.moves) == 0 {
 			continue
 		}
@@ -403,7 +397,6 @@ func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []
 	}
 	start := len(buf)
 	buf = slices.Grow(buf, int(f.n))[:start+int(f.n)]
-	m.Prefetch(f.at, f.n) // in one read: page by page they are as many
 	pc := piece{seg: seg, off: f.at, n: f.n}
 	if err := pc.view(0, f.n, func(v []byte) error { copy(buf[start:], v); return nil }); err != nil {
 		return w, buf, err

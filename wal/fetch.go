@@ -13,10 +13,12 @@ import (
 // What a compaction copies is read ahead of the copying, just what is copied and in as few reads as that takes: around
 // a page that is missed the system would read a megabyte, in the way of commits. ADR 0007 has what that costs.
 const (
-	// fetchReaders bring in what is copied next, fetchAhead pieces ahead: one by one, each would wait for the device
-	// behind all that commits have it write. Four are twice as much in the way.
+	// fetchReaders bring in what is copied next: one by one, each would wait for the device behind all that commits have it
+	// write. Four are twice as much in the way.
 	fetchReaders = 2
-	fetchAhead   = 128
+	// fetchAhead is of how many frames they do so ahead, and frameMost how many pieces of one at a time.
+	fetchAhead = 32
+	frameMost  = 64
 	// frameSpan is how far from each other the records of one frame lie, as far as they are brought in together.
 	frameSpan = 16 << 10
 	// fetchGap is how much that nobody wants is read to save a read.
@@ -42,7 +44,7 @@ func (s *Store) scatter(sparse map[uint32]bool) error {
 // inOneFrame is how many of the first pieces of a list in the order of the log have records that lie close together.
 func inOneFrame(pieces []heldPiece) int {
 	n := 1
-	for first := pieces[0].pos; n < len(pieces) && n < fetchAhead; n++ {
+	for first := pieces[0].pos; n < len(pieces) && n < frameMost; n++ {
 		if p := pieces[n].pos; p.Segment() != first.Segment() || p.Offset()-first.Offset() > frameSpan {
 			break
 		}
@@ -50,21 +52,65 @@ func inOneFrame(pieces []heldPiece) int {
 	return n
 }
 
-// fetchers starts readers of what is sent, until end.
-func (s *Store) fetchers() (groups chan<- []heldPiece, end func()) {
-	list := make(chan []heldPiece, fetchAhead)
-	var readers sync.WaitGroup
-	var ended atomic.Bool
+// fetcher hands out pieces in the order of the log, when they have been read into memory.
+type fetcher struct {
+	rest    []heldPiece // that nobody was asked for
+	asked   []*fetchGroup
+	at      int // in the first of asked
+	groups  chan *fetchGroup
+	ended   atomic.Bool
+	readers sync.WaitGroup
+}
+
+// fetchGroup is pieces of one frame.
+type fetchGroup struct {
+	pieces []heldPiece
+	done   chan struct{}
+}
+
+// fetcher starts to read pieces, until it is closed.
+func (s *Store) fetcher(pieces []heldPiece) *fetcher {
+	f := &fetcher{rest: pieces, groups: make(chan *fetchGroup, fetchAhead)}
 	for range fetchReaders {
-		readers.Go(func() {
-			for g := range list {
-				if !ended.Load() {
-					s.fetch(g)
+		f.readers.Go(func() {
+			for g := range f.groups {
+				if !f.ended.Load() {
+					s.fetch(g.pieces)
 				}
+				close(g.done)
 			}
 		})
 	}
-	return list, func() { ended.Store(true); close(list); readers.Wait() }
+	return f
+}
+
+// next is the first piece that was not taken, nil if there is none. It waits for it.
+func (f *fetcher) next() *heldPiece {
+	for len(f.asked) < fetchAhead && len(f.rest) > 0 {
+		n := inOneFrame(f.rest)
+		g := &fetchGroup{f.rest[:n], make(chan struct{})}
+		f.asked, f.rest = append(f.asked, g), f.rest[n:]
+		f.groups <- g
+	}
+	if len(f.asked) == 0 {
+		return nil
+	}
+	g := f.asked[0]
+	<-g.done
+	return &g.pieces[f.at]
+}
+
+// taken goes on to the piece behind the one that next returns.
+func (f *fetcher) taken() {
+	if f.at++; f.at == len(f.asked[0].pieces) {
+		f.asked, f.at = f.asked[1:], 0
+	}
+}
+
+func (f *fetcher) close() {
+	f.ended.Store(true)
+	close(f.groups)
+	f.readers.Wait()
 }
 
 // fetch reads pieces of one frame into memory. Whatever is wrong with one is found when it is copied.

@@ -64,7 +64,7 @@ func TestPiecesOfAFrame(t *testing.T) {
 	if !slices.Equal(got, []int{3, 1, 2}) {
 		t.Errorf("taken together: %v", got)
 	}
-	if n := inOneFrame(slices.Repeat([]heldPiece{at(1, 4096)}, 2*fetchAhead)); n != fetchAhead {
+	if n := inOneFrame(slices.Repeat([]heldPiece{at(1, 4096)}, 2*frameMost)); n != frameMost {
 		t.Errorf("%d at once", n)
 	}
 }

@@ -65,7 +65,7 @@ type Options struct {
 	// CompactDead is the share of a segment, in percent, that must be dead for what lives in it to be
 	// copied out of it. Default 50.
 	CompactDead int
-	// CompactSpace is how many bytes of log there may be for each that lives, in percent, and an eighth of a segment, before
+	// CompactSpace is how many bytes of log there may be for each that lives, in percent, before
 	// the store empties segments of its own accord: 200 is twice. Default 200; not below 100.
 	CompactSpace int
 	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
