@@ -21,6 +21,8 @@ import (
 const (
 	steadyProducers = 64
 	steadyWindows   = 16
+	// floorPart is the part of a window's time for which the bare loop runs behind it.
+	floorPart = 8
 	// deferredSize is the body of a message that is retried.
 	deferredSize = 1 << 10
 	// retriedPerSecond is how many of the deferred are due each second.
@@ -150,13 +152,14 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	for range steadyWindows {
 		before, ownBefore := dev.Read(), measure.OwnBytes()
 		want := t.c.Steady / steadyWindows
+		start := time.Now()
 		rate, err := t.window(want)
 		if err != nil {
 			return err
 		}
 		w := report.Window{PerSecond: rate, Device: part(dev.Read()-before, want), Own: part(measure.OwnBytes()-ownBefore, want)}
 		all, own = all+w.Device, own+w.Own
-		h, _, took, err := bare.load(fr, t.c.Round, 1<<30)
+		h, _, took, err := bare.load(fr, max(t.c.Round, time.Since(start)/floorPart), 1<<30)
 		if err != nil {
 			return err
 		}
