@@ -124,7 +124,7 @@ func (l *Log) place(d *Draft, f *Flight) error {
 	}
 	h := segment.FrameHeader{
 		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
-		Epoch: epoch, Nonce: nonce, Promise: l.promised(), Lease: d.Lease, Time: l.opt.Now(), Previous: l.last.CRC,
+		Epoch: epoch, Nonce: nonce, Promise: l.Durable(), Lease: d.Lease, Time: l.opt.Now(), Previous: l.last.CRC,
 		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
 	}
 	if l.refused.Pos == pos { // again, so the same bytes, though time has passed since

@@ -160,8 +160,8 @@ func (l *Log) Last() segment.FrameHeader { return l.last }
 // Appended is the number of bytes of frames appended since the log was resumed.
 func (l *Log) Appended() int64 { return l.bytes.Load() }
 
-// promised is the position through which the log is durable.
-func (l *Log) promised() segment.Pos {
+// Durable is the position through which the log is durable.
+func (l *Log) Durable() segment.Pos {
 	if l.opt.NoSync {
 		return segment.Pos(l.synced.Load())
 	}

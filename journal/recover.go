@@ -333,7 +333,8 @@ const lookAheadMost = 5 << 20
 // Where the claim table says how far the log was durable, and the chain goes as far, nothing behind it promises more that
 // anybody was told of: a frame promises what has landed before it was placed, which is in the table before it is acknowledged. What has landed
 // is in the chain. So only what was in flight is looked for, instead of reading the rest of the segment, and the one
-// that stands ready behind it, from the device.
+// that stands ready behind it, from the device. A table may be too old, though: it could not be written, or it is from a copy of files of a store in
+// use. Then frames of the chain, or the one that a later segment begins with, promise more than it says, and all is read.
 func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segment.Pos, err error) {
 	see := func(h *segment.FrameHeader) {
 		r.Promise = max(r.Promise, h.Promise)
@@ -346,8 +347,20 @@ func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segmen
 		// verdict is the same: the device's error.
 		return 0, nil
 	}
-	if place := segment.MakePos(s.Number, stop.Off); r.told > 0 && place >= r.told {
-		return last, s.Headers(stop.Off, stop.Off+lookAheadMost, see)
+	if place := segment.MakePos(s.Number, stop.Off); r.told > 0 && place >= r.told && r.Promise == r.told {
+		err := s.Headers(stop.Off, stop.Off+lookAheadMost, see)
+		for n, later := range r.segments {
+			if n <= s.Number || err != nil {
+				continue
+			}
+			var h segment.FrameHeader
+			var ok bool
+			if h, ok, err = later.FirstFrame(); ok || errors.Is(err, segment.ErrVersion) || errors.Is(err, segment.ErrCorrupt) {
+				see(&h)
+				err = nil
+			}
+		}
+		return last, err
 	}
 	if err := s.Headers(stop.Off, s.Size, see); err != nil {
 		return 0, err

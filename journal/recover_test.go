@@ -266,6 +266,51 @@ func TestWhatStandsReadyIsNotRead(t *testing.T) {
 	n.ok(rec.Close())
 }
 
+// What says how far the log was durable may be older than the log: a table that could not be written, or a copy of files of a
+// store in use. A Seal that is missing is damage all the same, since frames promise more, or begin a later segment.
+func TestToldOfLessThanThereIs(t *testing.T) {
+	for name, others := range map[string]int{"frames behind it": 5, "one frame behind it": 0} {
+		r := newRig(t)
+		first := r.put(1)
+		r.fill(0)
+		last := r.put(2)
+		for range others {
+			r.put(1)
+		}
+		n := r.crash()
+		whole, err := n.recover(Start{}, 1, 0)
+		n.ok(err)
+		n.ok(whole.Close())
+		i := slices.IndexFunc(whole.headers, func(h segment.FrameHeader) bool { return h.Kind == segment.Seal })
+		seal := whole.headers[i]
+		if last.Pos.Segment() != 2 {
+			t.Fatalf("%s: the last frame is at %v", name, last.Pos)
+		}
+		n.edit(1, func(b []byte) { clear(b[seal.Pos.Offset():]) })
+		for _, told := range []segment.Pos{0, first.End(), whole.headers[i-1].Pos, seal.Pos} {
+			if rec, err := n.recover(Start{}, 1, told); !isCorrupt(err) {
+				t.Errorf("%s: told of %v, the log is said to end at %v: %v", name, told, rec.End, err)
+				n.ok(rec.Close())
+			}
+		}
+	}
+}
+
+// How much is cut is known also where not all behind the end is looked at.
+func TestCutIsMeasuredWhereTheEndIsTold(t *testing.T) {
+	r := newRig(t)
+	before := r.put(1)
+	torn := r.put(3)
+	n := r.crash()
+	n.edit(1, func(b []byte) { b[torn.Pos.Offset()+segment.FrameHeaderSize+4] ^= 1 })
+	rec, err := n.recover(Start{}, 1, before.End())
+	n.ok(err)
+	if rec.End != before.End() || rec.CutFrom != before.End() || rec.CutSize != torn.Len {
+		t.Errorf("the log ends at %v, and %d bytes are cut from %v, want %d from %v", rec.End, rec.CutSize, rec.CutFrom, torn.Len, before.End())
+	}
+	n.ok(rec.Close())
+}
+
 // Frames that a sender, an earlier life or an earlier epoch wrote are no frames, wherever
 // they stand, though each is whole.
 func TestForgedFrames(t *testing.T) {

@@ -2,12 +2,8 @@ package segment
 
 import "github.com/mtawal/mtawal/internal/disk"
 
-const (
-	// aheadStep is as much as the kernel takes at a time: of a longer stretch it reads the beginning (force_page_cache_ra).
-	aheadStep = 128 << 10
-	// aheadRun is how much is asked for at once where all of it will be read.
-	aheadRun = 1 << 20
-)
+// aheadRun is how much is asked for at once where all of it will be read.
+const aheadRun = 1 << 20
 
 // Ahead asks for what Scan will read of [off, end) to be brought into memory, most bytes at the most: headers and tables of
 // long frames, all of short ones. It waits for headers, since they say where the next one is, and for nothing else. It ends at
@@ -20,8 +16,7 @@ func (s *Segment) Ahead(off, end, most int64, goOn func() bool) (asked int64) {
 	end = min(end, s.Size)
 	till := max(off, 0)
 	ask := func(to int64) {
-		for to = min(to, end); till < to; {
-			n := min(aheadStep, to-till)
+		if n := min(to, end) - till; n > 0 {
 			m.Prefetch(till, n)
 			till, asked = till+n, asked+n
 		}

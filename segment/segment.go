@@ -159,13 +159,13 @@ func (s *Segment) Map() (disk.Mapping, error) {
 	return s.mapping, nil
 }
 
-// Scattered says that few of its messages will be read, here and there. The caller holds a reference.
-func (s *Segment) Scattered() error {
+// Scattered says whether few of its messages will be read, here and there. The caller holds a reference.
+func (s *Segment) Scattered(yes bool) error {
 	m, err := s.Map()
 	if err != nil {
 		return err
 	}
-	m.Scattered()
+	m.Scattered(yes)
 	return nil
 }
 

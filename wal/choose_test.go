@@ -2,11 +2,11 @@ package wal
 
 import "testing"
 
-// evenly is n sealed segments of a size, of which so many percent live.
+// evenly is n sealed segments of a size, of which so many percent live, as a checkpoint says.
 func evenly(n int, size int64, percent int64) (list []segmentUse) {
 	for i := range n {
 		var u segmentUse
-		u.Number, u.Size, u.Sealed, u.Live = uint32(i+1), size, true, size/100*percent
+		u.Number, u.Size, u.Sealed, u.Known, u.Live = uint32(i+1), size, true, true, size/100*percent
 		list = append(list, u)
 	}
 	return list
@@ -76,21 +76,40 @@ func TestWhatIsAlikeIsEmptied(t *testing.T) {
 // Segments that wait for the next checkpoint, which gives them back, are no reason to copy others.
 func TestWhatIsComingIsNotCounted(t *testing.T) {
 	const size = 64 << 20
-	list := func(known uint32) []segmentUse {
+	list := func(known uint32, percent int64) []segmentUse {
 		l := evenly(10, size, 0)
-		l[0].Live, l[1].Live = size/100*49, size/100*49
+		l[0].Live, l[1].Live = size/100*percent, size/100*percent
 		for i := range l {
 			l[i].Known = l[i].Number < known
 		}
 		return l
 	}
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
-	if numbers, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
+	if numbers, _ := o.choose(list(11, 49), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied, and eight come back without it", numbers)
 	}
-	// What lives in all but two is not known.
-	if numbers, _ := o.choose(list(3), mostlyDead); len(numbers) != 2 {
+	// What lives in all but two is not known: these go if that is cheap.
+	if numbers, _ := o.choose(list(3, 5), mostlyDead); len(numbers) != 2 {
 		t.Errorf("%v are emptied, want both in which something lives", numbers)
+	}
+	if numbers, _ := o.choose(list(3, 49), mostlyDead); len(numbers) != 0 {
+		t.Errorf("%v are emptied, and the next checkpoint may give back eight", numbers)
+	}
+}
+
+// A segment of which no checkpoint tells yet what lives in it is no reason to empty all that is sparse.
+func TestWhatIsNotKnownIsNotFar(t *testing.T) {
+	const size = 64 << 20
+	list := evenly(21, size, 49)
+	for i := range list[:20] {
+		if i%3 > 0 {
+			list[i].Live = size / 100 * 51
+		}
+	}
+	list[20].Known, list[20].Live = false, 0
+	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3, cost: 4 << 20, paced: true}
+	if numbers, _ := o.choose(list, mostlyDead); len(numbers) != 0 {
+		t.Errorf("%v are emptied though copies rest", numbers)
 	}
 }
 

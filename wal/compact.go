@@ -173,10 +173,11 @@ func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, i
 	if err != nil {
 		return 0, err
 	}
-	if err := s.scatter(sparse); err != nil {
+	if err := s.scatter(sparse, true); err != nil {
 		return 0, err
 	}
-	return s.move(ctx, pieces, rate, info)
+	moved, err = s.move(ctx, pieces, rate, info)
+	return moved, errors.Join(err, s.scatter(sparse, false)) // what was not emptied is read as before
 }
 
 // settleFolds makes the checkpoints that it takes to know what is dead: two that start

@@ -17,7 +17,7 @@ const (
 	// write. Four are twice as much in the way.
 	fetchReaders = 2
 	// fetchAhead is of how many frames they do so ahead, and frameMost how many pieces of one at a time.
-	fetchAhead = 32
+	fetchAhead = 16
 	frameMost  = 64
 	// frameSpan is how far from each other the records of one frame lie, as far as they are brought in together.
 	frameSpan = 16 << 10
@@ -27,14 +27,14 @@ const (
 	fetchMax = 256 << 10
 )
 
-// scatter has nothing of segments read but what is asked for.
-func (s *Store) scatter(sparse map[uint32]bool) error {
+// scatter says whether nothing of segments is to be read but what is asked for.
+func (s *Store) scatter(sparse map[uint32]bool, yes bool) error {
 	for n := range sparse {
 		seg, err := s.log.Acquire(n)
 		if err != nil {
 			continue // it is gone already
 		}
-		if err = errors.Join(seg.Scattered(), seg.Release()); err != nil {
+		if err = errors.Join(seg.Scattered(yes), seg.Release()); err != nil {
 			return err
 		}
 	}

@@ -225,7 +225,7 @@ func (s *Store) apply(g *group) error {
 		f = segment.Frame{FrameHeader: g.flight.Header(), Table: g.table[segment.FrameHeaderSize:]}
 		s.space.full.Store(false)
 		s.commits.Add(1)
-		s.claims.setSynced(f.End())
+		s.claims.setSynced(s.log.Durable())
 		s.applyNow = f.Time
 		if err := s.table.ApplyFrame(&f); err != nil {
 			return fmt.Errorf("applying what was just written: %w", err)

@@ -201,7 +201,7 @@ func (s *Store) resume(r *recovered) error {
 			return errors.Join(err, log.Close())
 		}
 	}
-	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.End(), !s.opt.Administer)
+	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.Durable(), !s.opt.Administer)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}

@@ -49,6 +49,37 @@ func TestScenario_PowerCutRightAfterNil(t *testing.T) {
 	})
 }
 
+// An owner with NoSync is killed, the next one syncs, and the power goes: what that one has acknowledged is there, and what the first
+// one had, since it was made durable by the opening.
+func TestScenario_SyncedAfterAnOwnerThatDidNot(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := tiny(fs)
+		o.NoSync = true
+		s := started(t, o)
+		a := newAccount()
+		post := func(s *Store, text string) {
+			t.Helper()
+			if err := a.post(s, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 5 {
+			post(s, fmt.Sprint("not synced ", i))
+		}
+		killed := fs.Clone()
+		next := started(t, tiny(killed))
+		post(next, "synced")
+		cut := killed.Clone()
+		cut.PowerCutWith(nothingMore)
+		if err := a.audit(cut); err != nil {
+			t.Error(err)
+		}
+		ended(t, next)
+		ended(t, s)
+	})
+}
+
 // Rule 4.3. "N+1 is never acknowledged after N failed, whatever its own sync said." The write of
 // the first fails while the second waits; the disk is well again when its turn comes.
 func TestScenario_NothingIsAcknowledgedAfterAFailure(t *testing.T) {

@@ -179,8 +179,8 @@ type Mapping interface {
 	Warm(off, n int64) error
 	// Prefetch asks for [off, off+n) to be brought in, and waits for none of it. A hint.
 	Prefetch(off, n int64)
-	// Scattered says that what is read from now on is not in order: nothing is to be read around it. A hint.
-	Scattered()
+	// Scattered says whether what is read from now on is not in order: then nothing is to be read around it. A hint.
+	Scattered(yes bool)
 	// Close unmaps. Closing again is nil.
 	Close() error
 }

@@ -307,6 +307,9 @@ func (m *osMapping) Warm(off, n int64) error {
 	if n > 0 && m.has(off, n) && m.warm.has(time.Now().UnixNano(), off, off+n) {
 		return nil
 	}
+	if n >= warmAtOnce {
+		m.Prefetch(off, n)
+	}
 	err := m.Populate(off, n)
 	if err == nil && n > 0 {
 		m.warm.add(off, off+n)
@@ -320,7 +323,7 @@ func (m *osMapping) Prefetch(off, n int64) {
 	}
 }
 
-func (m *osMapping) Scattered() { scattered(m.mem) }
+func (m *osMapping) Scattered(yes bool) { scattered(m.mem, yes) }
 
 // readThrough reads [off, end) and throws it away: the pages are cached then.
 func readThrough(f *os.File, off, end int64) error {

@@ -165,8 +165,25 @@ func populate(b []byte) error {
 	return retry(func() error { return unix.Madvise(b, unix.MADV_POPULATE_READ) })
 }
 
-func prefetch(b []byte)  { _ = unix.Madvise(b, unix.MADV_WILLNEED) } // a hint
-func scattered(b []byte) { _ = unix.Madvise(b, unix.MADV_RANDOM) }   // a hint
+// prefetchStep is as much as the kernel is sure to take at a time: of a longer stretch it may read the beginning only
+// (force_page_cache_ra).
+const prefetchStep = 128 << 10
+
+func prefetch(b []byte) {
+	for len(b) > 0 {
+		n := min(prefetchStep, len(b))
+		_ = unix.Madvise(b[:n], unix.MADV_WILLNEED) // a hint
+		b = b[n:]
+	}
+}
+
+func scattered(b []byte, yes bool) {
+	advice := unix.MADV_NORMAL
+	if yes {
+		advice = unix.MADV_RANDOM
+	}
+	_ = unix.Madvise(b, advice) // a hint
+}
 
 // adviseMapping keeps mail out of core dumps.
 func adviseMapping(b []byte) error {

@@ -81,7 +81,7 @@ func readUncached(f *os.File, p []byte, off int64) (int, error) { return f.ReadA
 func canPopulate() bool          { return false }
 func populate([]byte) error      { return errors.ErrUnsupported }
 func prefetch([]byte)            {}
-func scattered([]byte)           {}
+func scattered([]byte, bool)     {}
 func adviseMapping([]byte) error { return nil }
 
 func fileInfo(f *os.File) (info windows.ByHandleFileInformation, err error) {

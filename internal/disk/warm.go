@@ -12,6 +12,10 @@ import (
 // read, which is what Populate is to spare it.
 const warmFor = 2 * time.Second
 
+// warmAtOnce is from how many bytes on they are asked for before they are waited for: where nothing is read around a page, see
+// Mapping.Scattered, they would come in page by page.
+const warmAtOnce = 16 << 10
+
 // warmPages remembers which pages of a mapping were brought in lately: the system call that asks for them costs more
 // than all else that reading a short record does, and records lie close together.
 type warmPages struct {

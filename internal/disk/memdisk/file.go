@@ -367,7 +367,7 @@ func (m *mapping) Populate(off, n int64) error {
 // Prefetch has nothing to wait for.
 func (m *mapping) Prefetch(int64, int64) {}
 
-func (m *mapping) Scattered() {}
+func (m *mapping) Scattered(bool) {}
 
 // Close may be called again.
 func (m *mapping) Close() error {
