@@ -15,6 +15,9 @@ const readAhead = 64 << 10
 // tables.
 const readTable = 16 << 10
 
+// headersAhead is how much is asked for at once where all of it is looked through.
+const headersAhead = 8 << 20
+
 // window brings the bytes of a segment in, a stretch at a time.
 type window struct {
 	seg        *Segment
@@ -168,7 +171,12 @@ func (s *Segment) Headers(off, end int64, fn func(*FrameHeader)) error {
 	return disk.Guard(m, func() error {
 		w := window{seg: s}
 		var h FrameHeader // one for all, as in Scan
+		asked := off
 		for ; off < end && off+FrameHeaderSize <= s.Size; off += int64(s.Alignment) {
+			if off >= asked {
+				asked = min(off+headersAhead, end, s.Size)
+				m.Prefetch(off, asked-off)
+			}
 			b, err := w.at(off, FrameHeaderSize)
 			if err != nil {
 				return err

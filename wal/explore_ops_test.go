@@ -197,12 +197,14 @@ var exploreReaches = map[string]exploreReach{
 	"short": {1, [4]int{0, -1, -1, -1}, 0},
 	"":      {2, [4]int{0, 1, 0, -1}, 0},
 	"ci":    {3, [4]int{0, 2, 1, 0}, 1_010_000},
+	"wide":  {5, [4]int{0, 2, 1, 0}, 0},
 	"long":  {5, [4]int{0, 4, 3, 2}, 100_000_000},
 }
 
 // TestExplore goes through all short histories and all that crashes can make of them, then
 // through longer ones at random. MTAWAL_MODEL=ci makes it 10^6 states, MTAWAL_MODEL=long 10^8
-// at least; MTAWAL_MODEL_SEED replays what was random. MTAWAL_MODEL_PART=2/8 is the second part of eight,
+// at least, most of them of recoveries that are crashed over and over; MTAWAL_MODEL=wide has all of the histories that long has, as deep
+// as ci. MTAWAL_MODEL_SEED replays what was random. MTAWAL_MODEL_PART=2/8 is the second part of eight,
 // which have all of it between them: for several machines, or for several nights.
 func TestExplore(t *testing.T) {
 	t.Parallel()

@@ -44,6 +44,7 @@ var longReaches = map[string]longReach{
 	"short": {opened: 8, mixed: 1, whole: 8, again: 1 << 40},
 	"":      {opened: 1, mixed: 1, whole: 16, again: 40},
 	"ci":    {opened: 1, mixed: 2, whole: 4, again: 4},
+	"wide":  {opened: 1, mixed: 2, whole: 4, again: 4},
 	"long":  {opened: 1, mixed: 2, each: true, whole: 1},
 }
 
