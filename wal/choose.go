@@ -41,16 +41,15 @@ type compactOptions struct {
 
 // choose returns the segments to empty, and what lives in them. The list is used up.
 func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
-	var sealed, all, unknown int64
+	var sealed, all int64
 	for _, i := range list {
 		if i.Sealed && (i.Live > 0 || !i.Known) { // else the next checkpoint gives it back
 			sealed += i.Size
 			all += min(i.Live, i.Size)
-			unknown += i.Size * int64(b2i(!i.Known))
 		}
 	}
 	over := sealed - all/100*int64(o.space) - o.cost
-	far := over-unknown > o.size/2 // then all that is sparse is emptied, whatever it costs
+	far := over > o.size/2 // then all that is sparse is emptied, whatever it costs
 	if over <= 0 || o.paced && !far {
 		return nil, 0
 	}

@@ -76,40 +76,21 @@ func TestWhatIsAlikeIsEmptied(t *testing.T) {
 // Segments that wait for the next checkpoint, which gives them back, are no reason to copy others.
 func TestWhatIsComingIsNotCounted(t *testing.T) {
 	const size = 64 << 20
-	list := func(known uint32, percent int64) []segmentUse {
+	list := func(known uint32) []segmentUse {
 		l := evenly(10, size, 0)
-		l[0].Live, l[1].Live = size/100*percent, size/100*percent
+		l[0].Live, l[1].Live = size/100*49, size/100*49
 		for i := range l {
 			l[i].Known = l[i].Number < known
 		}
 		return l
 	}
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
-	if numbers, _ := o.choose(list(11, 49), mostlyDead); len(numbers) != 0 {
+	if numbers, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied, and eight come back without it", numbers)
 	}
-	// What lives in all but two is not known: these go if that is cheap.
-	if numbers, _ := o.choose(list(3, 5), mostlyDead); len(numbers) != 2 {
+	// What lives in all but two is not known: as long as that is so the log is too large.
+	if numbers, _ := o.choose(list(3), mostlyDead); len(numbers) != 2 {
 		t.Errorf("%v are emptied, want both in which something lives", numbers)
-	}
-	if numbers, _ := o.choose(list(3, 49), mostlyDead); len(numbers) != 0 {
-		t.Errorf("%v are emptied, and the next checkpoint may give back eight", numbers)
-	}
-}
-
-// A segment of which no checkpoint tells yet what lives in it is no reason to empty all that is sparse.
-func TestWhatIsNotKnownIsNotFar(t *testing.T) {
-	const size = 64 << 20
-	list := evenly(21, size, 49)
-	for i := range list[:20] {
-		if i%3 > 0 {
-			list[i].Live = size / 100 * 51
-		}
-	}
-	list[20].Known, list[20].Live = false, 0
-	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3, cost: 4 << 20, paced: true}
-	if numbers, _ := o.choose(list, mostlyDead); len(numbers) != 0 {
-		t.Errorf("%v are emptied though copies rest", numbers)
 	}
 }
 
