@@ -64,26 +64,38 @@ func stagedReadBeside(e *env) {
 	e.must(err)
 	wg := e.team()
 	written := make(chan int, 1) // how much is there at least
-	written <- 0
+	read := make(chan struct{})  // what came first was read back
+	reads := func(there int) {
+		from := max(0, there-10_000)
+		got := make([]byte, there-from)
+		if n, err := s.ReadAt(got, int64(from)); n != len(got) || err != nil && err != io.EOF || !bytes.Equal(got, want[from:there]) {
+			e.Errorf("ReadAt of %d bytes that were written, at %d: %d, %v, or other bytes", len(got), from, n, err)
+		}
+	}
 	wg.Go(func() {
 		for off := 0; off < len(want); {
 			n := min(7000, len(want)-off)
 			if m, err := s.Write(want[off : off+n]); m != n || err != nil {
 				e.Errorf("Write: %d, %v", m, err)
-				break
+				n = len(want) - off // nobody is to wait for more
+			}
+			if off > 0 {
+				<-written
 			}
 			off += n
-			<-written
 			written <- off
+			if off == n {
+				<-read // so that it is once for sure, before more has come
+			}
 		}
 	})
 	for there := 0; there < len(want) && !e.Failed(); {
+		first := there == 0
 		there = <-written
 		written <- there
-		from := max(0, there-10_000)
-		got := make([]byte, there-from)
-		if n, err := s.ReadAt(got, int64(from)); n != len(got) || err != nil && err != io.EOF || !bytes.Equal(got, want[from:there]) {
-			e.Fatalf("ReadAt of %d bytes that were written, at %d: %d, %v, or other bytes", len(got), from, n, err)
+		reads(there)
+		if first {
+			close(read)
 		}
 	}
 	wg.Wait()
