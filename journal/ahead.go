@@ -7,8 +7,13 @@ import (
 	"github.com/mtawal/mtawal/segment"
 )
 
-// aheadMost is how much of the log Ahead asks for at most: replay that has more to read waits for the disk anyway.
-const aheadMost = 128 << 20
+const (
+	// aheadMost is how much of the log Ahead asks for at most: replay that has more to read waits for the disk anyway.
+	aheadMost = 128 << 20
+	// aheadMapped is the size of segments above which nothing is asked for: replay maps them too, and there may be no room
+	// for both where addresses have 32 bits.
+	aheadMapped = 256 << 20
+)
 
 // Ahead asks for what a replay of [from, to) will read to be brought into memory, and waits for none of it: commits
 // went past the page cache, so the end of the log is read from the device, at its pace. done is to be called
@@ -32,7 +37,9 @@ func Ahead(dir disk.Dir, uuid [16]byte, from, to segment.Pos) (done func()) {
 			if n == to.Segment() {
 				end = to.Offset()
 			}
-			left -= s.Ahead(off, end, left, goOn)
+			if s.Size <= aheadMapped {
+				left -= s.Ahead(off, end, left, goOn)
+			}
 			if s.Release() != nil {
 				return
 			}

@@ -347,29 +347,24 @@ func (r *recovery) lookAhead(s *segment.Segment, stop segment.Stop) (last segmen
 		// verdict is the same: the device's error.
 		return 0, nil
 	}
-	if place := segment.MakePos(s.Number, stop.Off); r.told > 0 && place >= r.told && r.Promise == r.told {
-		err := s.Headers(stop.Off, stop.Off+lookAheadMost, see)
-		for n, later := range r.segments {
-			if n <= s.Number || err != nil {
-				continue
-			}
-			var h segment.FrameHeader
-			var ok bool
-			if h, ok, err = later.FirstFrame(); ok || errors.Is(err, segment.ErrVersion) || errors.Is(err, segment.ErrCorrupt) {
-				see(&h)
-				err = nil
-			}
-		}
-		return last, err
+	told := r.told > 0 && segment.MakePos(s.Number, stop.Off) >= r.told && r.Promise == r.told
+	end := s.Size
+	if told {
+		end = stop.Off + lookAheadMost
 	}
-	if err := s.Headers(stop.Off, s.Size, see); err != nil {
+	if err := s.Headers(stop.Off, end, see); err != nil {
 		return 0, err
 	}
 	for n, later := range r.segments {
-		if n > s.Number {
-			if err := later.Headers(later.First(), later.Size, see); err != nil {
-				return 0, err
-			}
+		if n <= s.Number {
+			continue
+		}
+		end := later.Size
+		if told {
+			end = later.First() + 1 // what it begins with
+		}
+		if err := later.Headers(later.First(), end, see); err != nil {
+			return 0, err
 		}
 	}
 	return last, nil

@@ -344,7 +344,7 @@ func (s *Store) holds(p *heldPiece) bool {
 
 // foundPiece is where a piece is in its segment.
 type foundPiece struct {
-	record segment.Record // a view of the mapping, and may fault, if it is long
+	record segment.Record // a copy
 	at, n  int64          // of its bytes
 	crc    uint32
 	of     uint64 // what the checksum of the bytes begins with
@@ -352,10 +352,11 @@ type foundPiece struct {
 
 // find reads the record of a piece, and checks it.
 func find(seg *segment.Segment, p *heldPiece) (f foundPiece, err error) {
+	var r segment.Record
 	if p.chunk {
-		f.record, f.at, err = seg.AnyRecord(p.pos.Offset(), segment.KindChunk)
+		r, f.at, err = seg.AnyRecord(p.pos.Offset(), segment.KindChunk)
 	} else {
-		f.record, f.at, err = seg.Record(p.pos.Offset(), p.id)
+		r, f.at, err = seg.Record(p.pos.Offset(), p.id)
 	}
 	if err != nil {
 		return f, err
@@ -365,18 +366,22 @@ func find(seg *segment.Segment, p *heldPiece) (f foundPiece, err error) {
 		return f, err
 	}
 	err = disk.Guard(m, func() error {
-		switch r := f.record; r.Kind() {
-		case segment.KindChunk:
-			_, k, crc := r.Chunk()
-			f.n, f.crc, f.of = int64(k), crc, r.ID()
-		case segment.KindEnqueue:
-			if e := r.Enqueue(); e.Chunks() == 0 {
-				f.n, f.crc, f.of = e.BodyLen, e.BodyCRC, p.id
-			}
-		}
+		f.record = append(segment.Record(nil), r...)
 		return nil
 	})
-	return f, err
+	if err != nil {
+		return f, err
+	}
+	switch f.record.Kind() {
+	case segment.KindChunk:
+		_, k, crc := f.record.Chunk()
+		f.n, f.crc, f.of = int64(k), crc, f.record.ID()
+	case segment.KindEnqueue:
+		if e := f.record.Enqueue(); e.Chunks() == 0 {
+			f.n, f.crc, f.of = e.BodyLen, e.BodyCRC, p.id
+		}
+	}
+	return f, nil
 }
 
 // copyHeld copies a record and its bytes out of a segment, and checks both.
@@ -385,16 +390,9 @@ func copyHeld(seg *segment.Segment, p *heldPiece, buf []byte) (w moveWrite, _ []
 	if err != nil {
 		return w, buf, err
 	}
-	m, err := seg.Map()
-	if err != nil {
-		return w, buf, err
-	}
-	err = disk.Guard(m, func() error {
-		w = moveWrite{record: append(segment.Record(nil), f.record...), holder: p.id, from: p.pos}
-		return nil
-	})
-	if err != nil || f.n == 0 {
-		return w, buf, err
+	w = moveWrite{record: f.record, holder: p.id, from: p.pos}
+	if f.n == 0 {
+		return w, buf, nil
 	}
 	start := len(buf)
 	buf = slices.Grow(buf, int(f.n))[:start+int(f.n)]
