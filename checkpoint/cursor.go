@@ -74,9 +74,10 @@ func (c *cursor) upTo(most uint64) uint64 {
 }
 
 func (c *cursor) varint() int64 {
-	u := c.uvarint()
-	return int64(u>>1) ^ -int64(u&1)
+	return unzigzag(c.uvarint())
 }
+
+func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 func (c *cursor) bytes(n uint64) []byte {
 	if n > uint64(c.left()) {

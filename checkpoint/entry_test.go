@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"testing"
@@ -196,5 +197,86 @@ func TestEntryMalformed(t *testing.T) {
 	}
 	if err := decodeEntry(&c, &d, &e, 1, math.MaxUint64); !errors.Is(err, errEntry) {
 		t.Errorf("an ID behind the last: %v, %x", err, e.ID)
+	}
+}
+
+// A message that is decoded as a plain one is what it is when it is decoded as any, bytes that are no message included.
+func TestPlainIsAsAny(t *testing.T) {
+	const queues = 5
+	seen, refused := 0, 0
+	rapid.Check(t, func(t *rapid.T) {
+		first := rapid.Uint64Range(1000, 1<<20).Draw(t, "first")
+		at := state.Plain{ID: first, Loc: segment.MakePos(1, 1<<10), Enqueued: rapid.Uint32Max(50).Draw(t, "enqueued")}
+		var b []byte
+		var d delta
+		for range rapid.IntRange(1, 20).Draw(t, "entries") {
+			at.ID += rapid.Uint64Range(1, 300).Draw(t, "step")
+			at.Loc += segment.Pos(rapid.Int64Range(0, 1<<22).Draw(t, "distance"))
+			e := state.Entry{ID: at.ID, Loc: at.Loc, Enqueued: at.Enqueued + rapid.Uint32Max(50).Draw(t, "later"),
+				Weight: rapid.Uint32Range(1, 1<<22).Draw(t, "weight"), Rcpts: make([]state.EntryRecipient, 1)}
+			e.Rcpts[0].Queue = rapid.Uint32Max(queues).Draw(t, "queue") // one too many
+			switch rapid.IntRange(0, 9).Draw(t, "more") {
+			case 0:
+				e.Expires = 1
+			case 1:
+				e.Rcpts[0].Flags = state.InDoubt
+			case 2:
+				e.Rcpts[0].Standing = state.Held
+			case 3:
+				e.Rcpts[0].NotBefore = 1
+			}
+			b = appendEntry(b, &d, &e, func(q uint32) uint64 { return uint64(q) })
+		}
+		c := &File{names: make([]string, queues)}
+		c.Lease = rapid.Uint64Range(at.ID-100, at.ID+100).Draw(t, "lease")
+		c.sections[0] = sectionRef{count: 20, length: int64(len(b))}
+		room := rapid.Uint64Range(0, 50*rcptWeight).Draw(t, "room")
+		padded := append(b, make([]byte, plainMax)...)
+		check := func(damage string) {
+			it := &entries{c: c, cur: cursor{b: padded}, left: 1 << 20, room: room}
+			other := *it
+			for it.cur.at < len(b) {
+				var p state.Plain
+				plain := it.plain(&p)
+				e, err := other.next()
+				switch {
+				case !plain && err != nil:
+					refused++
+					return
+				case !plain:
+					it.left, it.cur, it.d, it.room = other.left, other.cur, other.d, other.room
+					continue
+				case err != nil:
+					t.Fatalf("%s: %+v is plain, and as any: %v", damage, p, err)
+				}
+				seen++
+				want := state.Entry{ID: p.ID, Loc: p.Loc, Weight: p.Weight, Enqueued: p.Enqueued, Extents: e.Extents, Rcpts: e.Rcpts}
+				if r := (state.Recipient{Queue: p.Queue}); !reflect.DeepEqual(*e, want) || len(e.Rcpts) != 1 || !reflect.DeepEqual(e.Rcpts[0], state.EntryRecipient{Recipient: r}) {
+					t.Fatalf("%s: %+v is plain, as any it is %+v", damage, p, *e)
+				}
+				if it.cur.at != other.cur.at || it.d != other.d || it.room != other.room || it.left != other.left {
+					t.Fatalf("%s: behind it %+v %+v %d %d, as any %+v %+v %d %d", damage, it.cur.at, it.d, it.room, it.left, other.cur.at, other.d, other.room, other.left)
+				}
+			}
+		}
+		check("whole")
+		for i := range b {
+			was := padded[i]
+			for _, v := range []byte{0, 1, 0x7f, 0x80, 0xff, was ^ 1} {
+				padded[i] = v
+				check(fmt.Sprintf("byte %d is %#x", i, v))
+			}
+			padded[i] = was
+		}
+	})
+	if seen == 0 || refused == 0 {
+		t.Errorf("%d plain ones, %d refused: the test shows nothing", seen, refused)
+	}
+	c := &File{names: make([]string, 1)}
+	c.Lease = math.MaxUint64
+	beyond := &entries{c: c, cur: cursor{b: append([]byte{5, 0, 0, rcptWeight, 0, 0, 0}, make([]byte, plainMax)...)}, left: 1, room: 100,
+		d: delta{id: math.MaxUint64 - 1, loc: segment.MakePos(1, 0)}}
+	if p := (state.Plain{}); beyond.plain(&p) {
+		t.Errorf("behind ID %x comes %x", beyond.d.id, p.ID)
 	}
 }

@@ -391,7 +391,12 @@ func (c *File) Load(t *state.Table) error {
 		into := t.Loader(int(c.Messages()))
 		defer into.Close()
 		it := c.entries()
+		var p state.Plain
 		for {
+			if it.plain(&p) {
+				into.AddPlain(&p)
+				continue
+			}
 			e, err := it.next()
 			if e == nil || err != nil {
 				return err

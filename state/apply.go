@@ -85,7 +85,8 @@ func (t *Table) applyEnqueue(pos segment.Pos, r segment.Record) error {
 	slot := t.newMessage(id, e.Len())
 	m := t.Msg(slot)
 	m.Loc, m.Priority = pos, e.Priority
-	m.Expires, m.Enqueued, m.late = seconds(e.ExpiresAt), seconds(e.EnqueuedAt), e.Late
+	m.Expires, m.Enqueued = seconds(e.ExpiresAt), seconds(e.EnqueuedAt)
+	t.setLate(m, e.Late)
 	weight := r.Weight()
 	if n := e.Chunks(); n > 0 {
 		x := make([]Extent, n)

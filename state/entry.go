@@ -25,11 +25,20 @@ type EntryRecipient struct {
 	Note      []byte
 }
 
+// Plain is an Entry with one recipient that is pending, and has nothing more.
+type Plain struct {
+	ID       uint64
+	Loc      segment.Pos
+	Weight   uint32 // in the table's units
+	Enqueued uint32
+	Queue    uint32
+}
+
 // Entry fills e with the message in a slot.
 func (t *Table) Entry(slot uint32, e *Entry) {
 	m := t.Msg(slot)
 	e.ID, e.Loc, e.Weight, e.Expires, e.Priority = m.ID, m.Loc, m.Weight, m.Expires, m.Priority
-	e.Enqueued, e.Late = m.Enqueued, m.late
+	e.Enqueued, e.Late = m.Enqueued, uint32(t.Order(m)-m.ID)
 	e.Keyed = m.flags&msgKeyed != 0
 	e.Extents = append(e.Extents[:0], t.Extents(m)...)
 	e.Rcpts = e.Rcpts[:0]

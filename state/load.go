@@ -2,6 +2,7 @@ package state
 
 import (
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/mtawal/mtawal/internal/disk"
@@ -13,8 +14,9 @@ import (
 type Loader struct {
 	t      *Table
 	slab   *[slabSize]Message
-	n      int       // slots of slab that are filled
-	block  []Message // for the next slabs
+	n      int          // slots of slab that are filled
+	block  []Message    // for the next slabs
+	slabs  atomic.Int64 // that are still to be made
 	more   chan []Message
 	enough chan struct{}
 	full   chan loaded
@@ -27,7 +29,7 @@ type loaded struct {
 	list []Message
 }
 
-// blockSlabs is how many slabs are made in one piece, of 7 MiB: enough for huge pages. It goes when all of them are empty.
+// blockSlabs is how many slabs are made in one piece, of 6 MiB: enough for huge pages. It goes when all of them are empty.
 const blockSlabs = 512
 
 // pageMessages are as many as fit into the least page.
@@ -38,7 +40,8 @@ const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
 func (t *Table) Loader(messages int) *Loader {
 	t.index.reserve(messages)
 	l := &Loader{t: t, more: make(chan []Message), enough: make(chan struct{}), full: make(chan loaded, 16)}
-	l.done.Go(func() { l.makeBlocks(messages) })
+	l.slabs.Store((int64(messages) + slabSize - 1) / slabSize)
+	l.done.Go(l.makeBlocks)
 	l.done.Go(func() {
 		for s := range l.full {
 			for i := range s.list {
@@ -51,13 +54,13 @@ func (t *Table) Loader(messages int) *Loader {
 
 // makeBlocks has the next block ready, its pages faulted in: to do that takes as long as to decode what
 // goes into them.
-func (l *Loader) makeBlocks(messages int) {
+func (l *Loader) makeBlocks() {
 	defer close(l.more)
-	for messages > 0 {
-		slabs := min(blockSlabs, (messages+slabSize-1)/slabSize)
-		messages -= slabs * slabSize
-		block := make([]Message, slabs*slabSize)
-		adviseHuge(block)
+	for {
+		block := l.newBlock()
+		if block == nil {
+			return
+		}
 		for i := 0; i < len(block); i += pageMessages {
 			block[i].ID = 0
 		}
@@ -69,21 +72,46 @@ func (l *Loader) makeBlocks(messages int) {
 	}
 }
 
+// newBlock makes a block, and returns nil when there are as many as the announced messages need.
+func (l *Loader) newBlock() []Message {
+	slabs := int(min(blockSlabs, l.slabs.Add(-blockSlabs)+blockSlabs))
+	if slabs <= 0 {
+		return nil
+	}
+	block := make([]Message, slabs*slabSize)
+	adviseHuge(block)
+	return block
+}
+
 // Add adds a message. Totals are not touched: the checkpoint has them too. The ID must not be
 // there.
 func (l *Loader) Add(e *Entry) (slot uint32) {
+	slot, m := l.take(e.ID)
+	l.t.resize(m, len(e.Rcpts))
+	l.t.load(slot, m, e)
+	return slot
+}
+
+// AddPlain is Add for a message of which there is little to say.
+func (l *Loader) AddPlain(p *Plain) {
+	_, m := l.take(p.ID)
+	m.Loc, m.Weight, m.Enqueued, m.flags = p.Loc, p.Weight, p.Enqueued, msgThere
+	m.one[0].Queue = p.Queue
+	l.t.queues[p.Queue].Live++
+}
+
+// take returns the next slot, and the message in it with its ID and nothing else.
+func (l *Loader) take(id uint64) (slot uint32, m *Message) {
 	t := l.t
 	if l.slab == nil || l.n == slabSize {
 		l.next()
 	}
 	slot = uint32(len(t.slab)-1)*slabSize + uint32(l.n)
-	m := &l.slab[l.n]
+	m = &l.slab[l.n]
 	l.n++
 	t.messages++
-	m.ID = e.ID
-	t.resize(m, len(e.Rcpts))
-	t.load(slot, m, e)
-	return slot
+	m.ID, t.loaded = id, id
+	return slot, m
 }
 
 // next hands what is filled to the index and begins a slab.
@@ -91,8 +119,15 @@ func (l *Loader) next() {
 	l.flush()
 	t := l.t
 	if len(l.block) == 0 {
-		if l.block = <-l.more; l.block == nil { // there are more than was said
-			l.block = make([]Message, slabSize)
+		select {
+		case l.block = <-l.more:
+		default: // none is ready: rather than to wait, this goroutine touches the pages of one as it goes
+			l.block = l.newBlock()
+		}
+		if l.block == nil {
+			if l.block = <-l.more; l.block == nil { // there are more than was said
+				l.block = make([]Message, slabSize)
+			}
 		}
 		t.blocks = append(t.blocks, slabBlock{first: uint32(len(t.slab))})
 	}
@@ -121,7 +156,7 @@ func (l *Loader) Close() {
 	i := len(l.t.slab) - 1
 	l.t.slabs[i].used, l.t.slabs[i].free = uint16(l.n), uint16(l.n+1)
 	for j := l.n; j < slabSize; j++ {
-		l.slab[j].multi = uint32(j+2) % (slabSize + 1)
+		*l.slab[j].link() = uint32(j+2) % (slabSize + 1)
 	}
 	l.t.open = append(l.t.open, uint32(i))
 }
@@ -135,7 +170,8 @@ func (t *Table) Load(e *Entry) {
 // load fills a message that has its ID and room for its recipients.
 func (t *Table) load(slot uint32, m *Message, e *Entry) {
 	m.Loc, m.Weight, m.Expires, m.Priority = e.Loc, e.Weight, e.Expires, e.Priority
-	m.Enqueued, m.late = e.Enqueued, e.Late
+	m.Enqueued = e.Enqueued
+	t.setLate(m, e.Late)
 	if e.Keyed {
 		m.flags |= msgKeyed
 	}

@@ -38,8 +38,8 @@ func TestLoader(t *testing.T) {
 	for _, n := range []int{0, 1, slabSize - 1, slabSize, slabSize + 1, 3*slabSize + 7, blockSlabs*slabSize + 5} {
 		for _, announced := range []int{n, 0, n / 2, 2*n + 1} {
 			table := loadedWith(n, announced)
-			if table.Messages() != n || !table.InOrder() {
-				t.Fatalf("%d of %d, in order: %t", table.Messages(), n, table.InOrder())
+			if table.Messages() != n || table.Loaded() != uint64(n) {
+				t.Fatalf("%d of %d, up to %d", table.Messages(), n, table.Loaded())
 			}
 			for id := range uint64(n) {
 				if slot, ok := table.Find(id + 1); !ok || table.Msg(slot).ID != id+1 || slot != uint32(id) {

@@ -249,7 +249,7 @@ func (m *model) diff(t *Table, counts bool) string {
 
 func (g *modelMsg) diff(t *Table, slot uint32) string {
 	m := t.Msg(slot)
-	if m.Loc != g.loc || m.Priority != g.priority || m.Expires != g.expires || m.Enqueued != g.enqueued || m.Order() != g.order || m.Bytes() != g.weight {
+	if m.Loc != g.loc || m.Priority != g.priority || m.Expires != g.expires || m.Enqueued != g.enqueued || t.Order(m) != g.order || m.Bytes() != g.weight {
 		return fmt.Sprintf("%+v, want %+v", *m, *g)
 	}
 	if !slices.Equal(t.Extents(m), g.extents) {

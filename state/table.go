@@ -30,7 +30,7 @@ const (
 // leaves them alone.
 type Recipient struct {
 	Queue    uint32 // for Table.Queue; 0 of a used one, which keeps no queue alive
-	extra    uint32 // index of its time and note; 0: none
+	extra    uint32 // index of its time and note; 0: none.
 	Attempts uint16
 	Standing Standing
 	Reason   mailq.Result // of a used one
@@ -40,20 +40,22 @@ type Recipient struct {
 	_   uint16
 }
 
-// Message is the state of one message: 56 bytes without pointers.
+// Message is the state of one message: 48 bytes without pointers. What few have is elsewhere.
 type Message struct {
 	ID       uint64
 	Loc      segment.Pos // of its Enqueue record, or the newest copy of it
 	Weight   uint32      // bytes of the log that it holds, in units of WeightUnit
 	Expires  uint32      // Unix seconds, rounded up; 0: never
 	Enqueued uint32      // Unix seconds; the exact time is in the record
-	late     uint32
-	multi    uint32 // index+1 of its recipients; 0: there is one, below; of a free slot: see slabUse
 	Priority int8
 	flags    uint8
-	refs     uint16 // of a single recipient; a list counts its own
-	one      [1]Recipient
+	refs     uint16       // of a single recipient; a list counts its own
+	one      [1]Recipient // with msgMany, and in a free slot, extra is a link and the rest zero: see link
 }
+
+// link is where the recipients of a message with msgMany are in Table.multis; of a free slot, the next one's
+// index+1, see slabUse.
+func (m *Message) link() *uint32 { return &m.one[0].extra }
 
 // WeightUnit is the unit of Message.Weight, in bytes.
 const WeightUnit = 8
@@ -63,6 +65,8 @@ const (
 	msgKeyed   = 1 << 1
 	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
 	msgThere   = 1 << 3 // has a recipient that is not used
+	msgMany    = 1 << 4 // has a list of recipients, at link
+	msgLate    = 1 << 5 // its ID was reserved before: see Table.late
 )
 
 // Extent is a piece of the log that a message holds beside the record at Loc.
@@ -81,7 +85,7 @@ type list struct {
 	live  int // not used
 }
 
-// slabSize is how many messages memory is taken for at a time: 14 KiB, which is a size class of the runtime's.
+// slabSize is how many messages memory is taken for at a time: 12 KiB, which is a size class of the runtime's.
 const slabSize = 256
 
 // Table is the state of a store at a position of its log.
@@ -113,6 +117,8 @@ type Table struct {
 	freeMany []uint32
 	timed    extras
 	extents  map[uint64][]Extent
+	late     map[uint64]uint32 // by ID: how many IDs had been given since its own when it was committed
+	loaded   uint64            // highest ID that a Loader brought
 
 	queues []*Queue // nil: the number is free
 	byName shrink.Map[string, uint32]
@@ -205,10 +211,18 @@ func (t *Table) Taken(slot uint32) bool {
 	return slot < t.Slots() && t.slab[slot/slabSize] != nil && t.Msg(slot).ID != 0
 }
 
+// many is where the recipients of a message are that has, or had, more than one; else nil.
+func (t *Table) many(m *Message) *list {
+	if m.flags&msgMany == 0 {
+		return nil
+	}
+	return &t.multis[*m.link()]
+}
+
 // Live is how many recipients of a message are not used.
 func (t *Table) Live(m *Message) int {
-	if m.multi != 0 {
-		return t.multis[m.multi-1].live
+	if l := t.many(m); l != nil {
+		return l.live
 	}
 	return int(m.flags&msgThere) / msgThere
 }
@@ -216,8 +230,7 @@ func (t *Table) Live(m *Message) int {
 // addLive changes how many recipients of a message are not used.
 func (t *Table) addLive(m *Message, n int) {
 	live := n
-	if m.multi != 0 {
-		l := &t.multis[m.multi-1]
+	if l := t.many(m); l != nil {
 		l.live += n
 		live = l.live
 	}
@@ -231,9 +244,36 @@ func (t *Table) addLive(m *Message, n int) {
 // Len is the number of recipients that a message has, the used ones included.
 func (t *Table) Len(slot uint32) int { return len(t.Recipients(slot)) }
 
+// Plain returns the recipient of a message that has a single one, which waits for nothing but its turn: pending, not
+// in doubt, with no time and no note, and without a time at which it expires. Else nil.
+func (m *Message) Plain() *Recipient {
+	r := &m.one[0]
+	if m.flags&(msgThere|msgMany|msgLate) != msgThere || m.Expires != 0 || r.Standing != Pending || r.Flags&InDoubt != 0 || r.extra != 0 {
+		return nil
+	}
+	return r
+}
+
 // Order is the message's place in the order in which messages were committed. It is
 // the ID, unless that was reserved some time before.
-func (m *Message) Order() uint64 { return m.ID + uint64(m.late) }
+func (t *Table) Order(m *Message) uint64 {
+	if m.flags&msgLate == 0 {
+		return m.ID
+	}
+	return m.ID + uint64(t.late[m.ID])
+}
+
+// setLate says how many IDs had been given since its own when a message was committed.
+func (t *Table) setLate(m *Message, late uint32) {
+	if late == 0 {
+		return
+	}
+	if t.late == nil {
+		t.late = make(map[uint64]uint32)
+	}
+	t.late[m.ID] = late
+	m.flags |= msgLate
+}
 
 // ExpiresAt is when what is left of the message is handed out as expired, Unix ns, on a
 // whole second; 0: never.
@@ -245,19 +285,19 @@ func (m *Message) Bytes() int64 { return int64(m.Weight) * WeightUnit }
 // Rcpt is a recipient of a message.
 func (t *Table) Rcpt(r Ref) *Recipient {
 	m := t.Msg(r.Slot)
-	if m.multi == 0 {
+	if m.flags&msgMany == 0 {
 		return &m.one[0]
 	}
-	return &t.multis[m.multi-1].rcpts[r.Index]
+	return &t.multis[*m.link()].rcpts[r.Index]
 }
 
 // Recipients are all recipients of a message, a view.
 func (t *Table) Recipients(slot uint32) []Recipient {
 	m := t.Msg(slot)
-	if m.multi == 0 {
+	if m.flags&msgMany == 0 {
 		return m.one[:]
 	}
-	return t.multis[m.multi-1].rcpts
+	return t.multis[*m.link()].rcpts
 }
 
 // Extents are the pieces of the log that a message holds beside the record at
@@ -272,7 +312,7 @@ func (t *Table) Extents(m *Message) []Extent {
 // slabUse is how a slab is used.
 type slabUse struct {
 	used  uint16
-	free  uint16 // index+1 of a list of free ones through Message.multi; 0: none
+	free  uint16 // index+1 of a list of free ones through Message.link; 0: none
 	block uint32 // place+1 in Table.blocks of the block that it is in; 0: it is memory of its own
 }
 
@@ -300,7 +340,7 @@ func (t *Table) takeSlot() uint32 {
 		} else if u.used == 0 {
 			t.blocks[u.block-1].used++
 		}
-		u.free = uint16(t.Msg(slot).multi)
+		u.free = uint16(*t.Msg(slot).link())
 		u.used++
 		return slot
 	}
@@ -314,7 +354,7 @@ func (t *Table) takeSlot() uint32 {
 	}
 	s := new([slabSize]Message)
 	for j := range s {
-		s[j].multi = uint32(j+2) % (slabSize + 1)
+		*s[j].link() = uint32(j+2) % (slabSize + 1)
 	}
 	t.slab[i], t.slabs[i] = s, slabUse{free: 1}
 	t.open = append(t.open, i)
@@ -329,7 +369,9 @@ func (t *Table) freeSlot(slot uint32) {
 	if u.free == 0 {
 		t.open = append(t.open, i)
 	}
-	*t.Msg(slot) = Message{multi: uint32(u.free)}
+	m := t.Msg(slot)
+	*m = Message{}
+	*m.link() = uint32(u.free)
 	u.free = uint16(slot%slabSize + 1)
 	if u.used--; u.used > 0 {
 		return
@@ -365,22 +407,24 @@ func (t *Table) newMessage(id uint64, n int) uint32 {
 
 // resize gives a message n recipients, keeping those it has.
 func (t *Table) resize(m *Message, n int) {
-	switch {
-	case m.multi != 0:
-		l := &t.multis[m.multi-1]
+	if l := t.many(m); l != nil {
 		l.rcpts = append(l.rcpts, make([]Recipient, n-len(l.rcpts))...)
-	case n > 1:
-		l := list{rcpts: make([]Recipient, n), refs: int(m.refs), live: t.Live(m)}
-		l.rcpts[0] = m.one[0]
-		m.one[0], m.refs = Recipient{}, 0
-		if k := len(t.freeMany); k > 0 {
-			m.multi = t.freeMany[k-1]
-			t.freeMany = t.freeMany[:k-1]
-			t.multis[m.multi-1] = l
-		} else {
-			t.multis = append(t.multis, l)
-			m.multi = uint32(len(t.multis))
-		}
+		return
+	}
+	if n == 1 {
+		return
+	}
+	l := list{rcpts: make([]Recipient, n), refs: int(m.refs), live: t.Live(m)}
+	l.rcpts[0] = m.one[0]
+	m.one[0], m.refs = Recipient{}, 0
+	m.flags |= msgMany
+	if k := len(t.freeMany); k > 0 {
+		*m.link() = t.freeMany[k-1]
+		t.freeMany = t.freeMany[:k-1]
+		t.multis[*m.link()] = l
+	} else {
+		*m.link() = uint32(len(t.multis))
+		t.multis = append(t.multis, l)
 	}
 }
 
@@ -404,8 +448,9 @@ func (t *Table) drop(slot uint32) {
 // Ref says that the engine keeps a Ref to a recipient of the message: its slot is
 // not used again before Unref was called as often.
 func (t *Table) Ref(slot uint32) {
-	if m := t.Msg(slot); m.multi != 0 {
-		t.multis[m.multi-1].refs++
+	m := t.Msg(slot)
+	if l := t.many(m); l != nil {
+		l.refs++
 	} else {
 		m.refs++
 	}
@@ -413,8 +458,9 @@ func (t *Table) Ref(slot uint32) {
 
 // Unref says that a Ref was dropped. An Observer may call it.
 func (t *Table) Unref(slot uint32) {
-	if m := t.Msg(slot); m.multi != 0 {
-		t.multis[m.multi-1].refs--
+	m := t.Msg(slot)
+	if l := t.many(m); l != nil {
+		l.refs--
 	} else {
 		m.refs--
 	}
@@ -424,12 +470,18 @@ func (t *Table) Unref(slot uint32) {
 // collect frees the slot of a dead message that nothing names any more.
 func (t *Table) collect(slot uint32) {
 	m := t.Msg(slot)
-	if m.flags&msgDead == 0 || m.refs > 0 || m.multi != 0 && t.multis[m.multi-1].refs > 0 {
+	if m.flags&msgDead == 0 || m.refs > 0 {
 		return
 	}
-	if m.multi != 0 {
-		t.multis[m.multi-1] = list{}
-		t.freeMany = append(t.freeMany, m.multi)
+	if l := t.many(m); l != nil {
+		if l.refs > 0 {
+			return
+		}
+		*l = list{}
+		t.freeMany = append(t.freeMany, *m.link())
+	}
+	if m.flags&msgLate != 0 {
+		delete(t.late, m.ID)
 	}
 	t.freeSlot(slot)
 }
@@ -531,26 +583,9 @@ func (t *Table) ForEachExtent(fn func(*Extent)) {
 // where a checkpoint was loaded and nothing died since.
 func (t *Table) ForEach(fn func(slot uint32)) { t.ForEachFrom(0, t.Slots(), fn) }
 
-// InOrder reports whether ForEach comes to the messages in the order in which they were committed.
-func (t *Table) InOrder() bool {
-	last := uint64(0)
-	for _, chunk := range t.slab {
-		if chunk == nil {
-			continue
-		}
-		for j := range chunk {
-			m := &chunk[j]
-			if m.flags&msgThere == 0 {
-				continue
-			}
-			if m.Order() < last {
-				return false
-			}
-			last = m.Order()
-		}
-	}
-	return true
-}
+// Loaded is the highest ID that came from a checkpoint. What has it, or a lower one, is where it was loaded: ForEach comes to
+// such messages in the order of their IDs.
+func (t *Table) Loaded() uint64 { return t.loaded }
 
 // ForEachFrom is ForEach for about so many slots from one on, whatever is in them. It returns
 // the slot to go on at, which is Slots at the end.

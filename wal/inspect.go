@@ -213,8 +213,8 @@ func (in *Inspection) queues(r *recovered, now time.Time) {
 				q.InDoubt++
 				in.InDoubt++
 			}
-			if q.Oldest == 0 || m.Order() < order[rc.Queue] {
-				q.Oldest, q.OldestAt, order[rc.Queue] = ID(m.ID), time.Unix(int64(m.Enqueued), 0), m.Order()
+			if at := r.table.Order(m); q.Oldest == 0 || at < order[rc.Queue] {
+				q.Oldest, q.OldestAt, order[rc.Queue] = ID(m.ID), time.Unix(int64(m.Enqueued), 0), at
 			}
 		}
 	})

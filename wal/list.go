@@ -80,7 +80,7 @@ func (l *lister) run(r *recovered, before []disk.Info, now time.Time) error {
 		}
 	} else {
 		t.ForEach(func(slot uint32) { slots = append(slots, slot) })
-		slices.SortFunc(slots, func(a, b uint32) int { return cmp.Compare(t.Msg(a).Order(), t.Msg(b).Order()) })
+		slices.SortFunc(slots, func(a, b uint32) int { return cmp.Compare(t.Order(t.Msg(a)), t.Order(t.Msg(b))) })
 	}
 	at := func(ref state.Ref, rc *state.Recipient) (mailq.State, bool) {
 		_, started := r.doubt[ref]
@@ -88,7 +88,8 @@ func (l *lister) run(r *recovered, before []disk.Info, now time.Time) error {
 	}
 	for _, slot := range slots {
 		m := t.Msg(slot)
-		if m.Order() <= l.last {
+		order := t.Order(m)
+		if order <= l.last {
 			continue // given by a look that had to be repeated
 		}
 		x := t.Extents(m)
@@ -115,7 +116,7 @@ func (l *lister) run(r *recovered, before []disk.Info, now time.Time) error {
 				return errStop
 			}
 		}
-		l.last = m.Order()
+		l.last = order
 	}
 	return nil
 }

@@ -31,14 +31,14 @@ func (o *oldest) at(t *state.Table) mailq.Pin {
 	}
 	o.next = t.ForEachFrom(o.next, oldestStep, func(slot uint32) {
 		// The best may have gone meanwhile, and its slot have another: that one is younger than all.
-		if order := t.Msg(slot).Order(); o.order == 0 || order < o.order {
+		if order := t.Order(t.Msg(slot)); o.order == 0 || order < o.order {
 			o.best, o.order = slot, order
 		}
 	})
 	if o.next < t.Slots() {
 		return o.pin
 	}
-	if o.order != 0 && t.Lives(o.best, 0) && t.Msg(o.best).Order() == o.order {
+	if o.order != 0 && t.Lives(o.best, 0) && t.Order(t.Msg(o.best)) == o.order {
 		m := t.Msg(o.best)
 		o.slot, o.pin = o.best, mailq.Pin{Kind: mailq.PinMessage, ID: ID(m.ID), Since: time.Unix(int64(m.Enqueued), 0)}
 	}

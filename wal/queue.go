@@ -53,7 +53,7 @@ func (l *lane) first(t *state.Table) (e entry, back bool) {
 		return l.back[0], true
 	}
 	ref := l.ready.first()
-	e = entry{t.Msg(ref.Slot).Order(), ref}
+	e = entry{t.Order(t.Msg(ref.Slot)), ref}
 	if len(l.back) > 0 && l.back[0].before(e) {
 		return l.back[0], true
 	}

@@ -34,26 +34,35 @@ func (s *Store) buildQueues() {
 		waiting[r.Queue]++
 		return true
 	}
-	var rest []uint32 // messages with a recipient that does not wait, where they are not in order
-	ordered := s.table.InOrder()
+	// Of what came from the checkpoint the table has the order. What was committed later than its ID says, and what the
+	// replay brought, is in any slot.
+	var rest []uint32
+	loaded := s.table.Loaded()
+	plain := plainRestore{s: s}
 	s.table.ForEach(func(slot uint32) {
-		list, later := s.table.Recipients(slot), false
+		m := s.table.Msg(slot)
+		if r := m.Plain(); r != nil && m.ID <= loaded {
+			plain.add(slot, m, r)
+			return
+		}
+		plain.q = nil
+		list, left, inOrder := s.table.Recipients(slot), false, m.ID <= loaded && s.table.Order(m) == m.ID
 		for i := range list {
 			r := &list[i]
 			switch ref := (state.Ref{Slot: slot, Index: uint32(i)}); {
 			case r.Standing == state.Used || waits(ref, r):
-			case ordered:
+			case inOrder:
 				s.restore(ref, r)
 			default:
-				later = true
+				left = true
 			}
 		}
-		if later {
+		if left {
 			rest = append(rest, slot)
 		}
 	})
 	slices.SortFunc(rest, func(a, b uint32) int {
-		return cmp.Compare(s.table.Msg(a).Order(), s.table.Msg(b).Order())
+		return cmp.Compare(s.table.Order(s.table.Msg(a)), s.table.Order(s.table.Msg(b)))
 	})
 	for _, slot := range rest {
 		list := s.table.Recipients(slot)
@@ -82,17 +91,42 @@ func (s *Store) buildQueues() {
 	s.pokeClock()
 }
 
+// plainRestore restores one message of those that nearly all are behind the other. What it finds for one it has for those
+// of the same queue and priority that follow.
+type plainRestore struct {
+	s *Store
+	q *queue // nil: to be found
+	l *lane
+}
+
+func (p *plainRestore) add(slot uint32, m *state.Message, r *state.Recipient) {
+	s := p.s
+	if p.q == nil || p.q.number != r.Queue || p.l.priority != m.Priority {
+		p.q = s.queue(r.Queue)
+		p.l = p.q.lane(m.Priority)
+	}
+	r.Mem |= memReady
+	s.table.Ref(slot)
+	p.l.push(entry{m.ID, state.Ref{Slot: slot}})
+	p.q.entries++
+	p.q.counts[classPending]++
+	s.sched.counts[classPending]++
+}
+
 // restore puts a recipient that does not wait for a time where its queue looks for it.
 func (s *Store) restore(ref state.Ref, r *state.Recipient) {
 	q := s.queue(r.Queue)
 	c := classOf(r)
 	s.sched.counts[c]++
 	q.counts[c]++
-	if r.Flags&state.InDoubt != 0 {
+	switch {
+	case r.Flags&state.InDoubt != 0: // it may have a time too
 		q.doubt++
 		s.sched.doubt++
+		s.settleDown(q, ref, r, s.applyNow)
+	case c == classPending:
+		s.makeReady(q, ref, r, s.applyNow)
 	}
-	s.settleDown(q, ref, r, s.applyNow)
 }
 
 // handOut moves so many of what waited when the store was opened to their queues, and says

@@ -145,3 +145,77 @@ func TestWhatWaitedAtOpen(t *testing.T) {
 		})
 	}
 }
+
+// What is claimed first was committed first, also behind a kill: of what the checkpoint has, what was committed later than its ID says
+// among it, and of what came behind it, in slots of messages that are gone.
+func TestOrderBehindAKill(t *testing.T) {
+	fs := memdisk.New(memdisk.Config{})
+	s := must(Open(spool, roomy(fs)))(t)
+	var order []ID
+	post := func(n int) {
+		t.Helper()
+		for range n {
+			order = append(order, must(s.Enqueue(t.Context(), to("q")))(t))
+		}
+	}
+	begun := func() Staged { // its ID is given here
+		t.Helper()
+		st := must(s.Stage(t.Context(), 0))(t)
+		must(st.Write(make([]byte, s.limits.chunk+1)))(t)
+		return st
+	}
+	post(5)
+	early, later, last := begun(), begun(), begun()
+	post(700)
+	commit := func(st Staged) {
+		t.Helper()
+		m := to("q")
+		m.Body, m.Staged = nil, st
+		order = append(order, must(s.Enqueue(t.Context(), m))(t))
+	}
+	commit(later)
+	post(300)
+	commit(early)
+	post(300)
+	if err := s.Checkpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.folds.running.Lock() // no other comes behind it
+	var b Batch
+	var left []ID
+	for i, id := range order {
+		if i%3 == 0 && i < 400 {
+			b.Edit = append(b.Edit, Edit{ID: id, Outcomes: []Outcome{{Recipient: All, Result: Removed}}})
+		} else {
+			left = append(left, id)
+		}
+	}
+	must(s.Commit(t.Context(), b))(t)
+	order = left
+	post(100)
+	commit(last)
+	post(100)
+	image := fs.Clone()
+	s.folds.running.Unlock()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = must(Open(spool, roomy(image)))(t)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if first := s.table.Msg(0).ID; first <= s.table.Loaded() {
+		t.Errorf("slot 0 is not used again: it has %x, the checkpoint went to %x", first, s.table.Loaded())
+	}
+	c := must(s.Consumer(ConsumerOptions{InFlight: len(order)}))(t)
+	defer c.Close()
+	for i, id := range order {
+		d, ok := c.TryNext("q")
+		if !ok || d.ID != id {
+			t.Fatalf("claim %d: %v, %t; %v comes first", i, d.ID, ok, id)
+		}
+		defer d.Release()
+	}
+}

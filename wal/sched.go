@@ -155,7 +155,7 @@ func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient, now int64
 	r.Mem |= memReady
 	s.table.Ref(ref.Slot)
 	m := s.table.Msg(ref.Slot)
-	e := entry{m.Order(), ref}
+	e := entry{s.table.Order(m), ref}
 	x := m.ExpiresAt()
 	if x != 0 && x <= now {
 		q.pushLapsed(e)

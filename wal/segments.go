@@ -81,10 +81,11 @@ func (h holdings) hold(t *state.Table, slot uint32, p segment.Pos, bytes int64, 
 	if damaged {
 		g.damaged++
 	}
-	if m.Order() >= g.order {
+	order := t.Order(m)
+	if order >= g.order {
 		return
 	}
-	g.order = m.Order()
+	g.order = order
 	g.oldest = HeldBy{ID: ID(m.ID), Since: time.Unix(int64(m.Enqueued), 0)}
 	list := t.Recipients(slot)
 	for i := range list {

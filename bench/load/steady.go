@@ -21,8 +21,11 @@ import (
 const (
 	steadyProducers = 64
 	steadyWindows   = 16
-	// floorPart is the part of a window's time for which the bare loop runs behind it.
-	floorPart = 8
+	// steadySlices is how often the load and the bare loop take turns in a window: what the disk and the
+	// processors give changes by the second.
+	steadySlices = 8
+	// floorPart is the part of the load's time for which the bare loop runs behind it.
+	floorPart = 4
 	// deferredSize is the body of a message that is retried.
 	deferredSize = 1 << 10
 	// retriedPerSecond is how many of the deferred are due each second.
@@ -106,7 +109,7 @@ func (c *Config) steady(s system.Spec, kind string) (r report.Steady, err error)
 		}
 	}
 	// Space is made once and recycled from then on: that is not counted.
-	if _, err := t.window(min(c.Steady/10, 512<<20)); err != nil {
+	if _, _, err := t.window(min(c.Steady/10, 512<<20)); err != nil {
 		return r, err
 	}
 	t.busy, t.quiet = measure.NewHist(), measure.NewHist()
@@ -141,30 +144,41 @@ func (c *Config) steady(s system.Spec, kind string) (r report.Steady, err error)
 	return r, err
 }
 
-// windows runs the load in parts, each with the bare loop of the same minute behind it.
+// windows runs the load in parts, in each of which it takes turns with the bare loop: as many durable steps, and
+// as long ones, as a message takes in the load.
 func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	dev := measure.CounterFor(t.c.Dir)
 	r.DeviceFrom = dev.What
-	bare := rate{producers: steadyProducers, size: size4K, recipients: 1,
-		do: func(sys system.System, m system.Message) error { return sys.Enqueue(m) }}
+	bare := rate{producers: steadyProducers, size: size4K, recipients: 1, do: bareCycle}
 	fr := &running{sys: floor, pay: t.pay}
+	loop := floor.(system.Loop)
 	var all, own float64
 	for range steadyWindows {
-		before, ownBefore := dev.Read(), measure.OwnBytes()
-		want := t.c.Steady / steadyWindows
-		start := time.Now()
-		rate, err := t.window(want)
-		if err != nil {
-			return err
+		var bytes, cycles, attempts, bareCycles int64
+		var took, bareTook time.Duration
+		var w report.Window
+		before, ownBefore, loopBefore := dev.Read(), measure.OwnBytes(), loop.Wrote()
+		for range steadySlices {
+			retried, want := t.retried.Load(), t.c.Steady/steadyWindows/steadySlices
+			n, d, err := t.window(want)
+			if err != nil {
+				return err
+			}
+			bytes, took, cycles = bytes+want, took+d, cycles+n
+			attempts += n + t.retried.Load() - retried
+			h, _, d, err := bare.load(fr, max(t.c.Round/steadySlices, d/floorPart), 1<<30)
+			if err != nil {
+				return err
+			}
+			bareCycles, bareTook = bareCycles+h.Count(), bareTook+d
 		}
-		w := report.Window{PerSecond: rate, Device: part(dev.Read()-before, want), Own: part(measure.OwnBytes()-ownBefore, want)}
+		w.PerSecond, w.Attempts = float64(cycles)/took.Seconds(), float64(attempts)/took.Seconds()
+		// What the store writes while it is the bare loop's turn counts: only what that wrote is taken off.
+		others := float64(loop.Wrote() - loopBefore)
+		w.Device, w.Own = part(dev.Read()-before-others, bytes), part(measure.OwnBytes()-ownBefore-others, bytes)
+		w.Floor = float64(bareCycles) / bareTook.Seconds()
+		w.Ratio = w.Attempts / w.Floor
 		all, own = all+w.Device, own+w.Own
-		h, _, took, err := bare.load(fr, max(t.c.Round, time.Since(start)/floorPart), 1<<30)
-		if err != nil {
-			return err
-		}
-		w.Floor = float64(h.Count()) / took.Seconds()
-		w.Ratio = w.PerSecond / w.Floor
 		r.Windows = append(r.Windows, w)
 	}
 	r.Device, r.Own = all/steadyWindows, own/steadyWindows
@@ -210,10 +224,10 @@ func (t *steadyRun) deferMany(sys system.System, n int) error {
 	return nil
 }
 
-// window runs the load until so many bytes went through, and returns cycles a second.
-func (t *steadyRun) window(bytes int64) (float64, error) {
+// window runs the load until so many bytes went through, and returns how many messages that were, and how long it took.
+func (t *steadyRun) window(bytes int64) (n int64, took time.Duration, err error) {
 	start := time.Now()
-	n := max(bytes/int64(size4K.mean), steadyProducers)
+	n = max(bytes/int64(size4K.mean), steadyProducers)
 	var left atomic.Int64
 	left.Store(n)
 	errs := make([]error, steadyProducers)
@@ -234,7 +248,7 @@ func (t *steadyRun) window(bytes int64) (float64, error) {
 		})
 	}
 	wg.Wait()
-	return float64(n) / time.Since(start).Seconds(), errors.Join(errs...)
+	return n, time.Since(start), errors.Join(errs...)
 }
 
 // cycle enqueues a message and ends one; deferred ones that come by are deferred again.

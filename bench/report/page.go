@@ -303,9 +303,9 @@ func (r *Report) steady() (list []plot) {
 			at := float64(s.Payload) * (float64(i) + 0.5) / float64(len(s.Windows))
 			ratio, device = append(ratio, point{at, w.Ratio}), append(device, point{at, w.Device})
 		}
-		list = append(list, plot{"Long runs", s.Title() + ": throughput and device bytes", "Each point is a part of the run; the bare group commit runs right behind it.",
+		list = append(list, plot{"Long runs", s.Title() + ": throughput and device bytes", "Each point is a part of the run, in which the load and the bare group commit take turns.",
 			template.HTML(lines(through, axis{label: "ratio", zero: true}, []series{
-				{name: "cycles to writes of the bare loop", points: ratio, color: color(s.System), bold: true},
+				{name: "attempts to those of the bare loop", points: ratio, color: color(s.System), bold: true},
 				{name: "device bytes per payload byte", points: device, color: "#1971c2"},
 			}))})
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -56,6 +57,8 @@ type appender struct {
 	off  int64
 	name string
 	size int64
+
+	wrote atomic.Int64
 }
 
 // newAppender fills the file in writes of so many pages: where the kernel has large
@@ -109,6 +112,7 @@ func (a *appender) write(b []byte) error {
 	}
 	off := a.off
 	a.off += int64(len(b))
+	defer a.wrote.Add(int64(len(b)))
 	switch a.way {
 	case direct:
 		_, err := a.file.WriteAt(b, off)
@@ -267,6 +271,9 @@ func (g *groupLoop) run() {
 }
 
 func (g *groupLoop) Clear() error { return nil }
+
+// Wrote is how many bytes the loop has written.
+func (g *groupLoop) Wrote() int64 { return g.a.wrote.Load() }
 
 func (g *groupLoop) Close() error {
 	g.mu.Lock()

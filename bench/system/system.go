@@ -53,6 +53,11 @@ type Filler interface {
 	Fill(bodies [][]byte) error
 }
 
+// Loop is a floor that counts the bytes that it wrote.
+type Loop interface {
+	Wrote() int64
+}
+
 // Maintainer is a System whose background work can be asked for.
 type Maintainer interface {
 	// Checkpoint makes recovery short: a checkpoint, a flush.

@@ -1,0 +1,71 @@
+package checkpoint
+
+import (
+	"math"
+
+	"github.com/mtawal/mtawal/segment"
+	"github.com/mtawal/mtawal/state"
+)
+
+// plainMax is the most bytes that plain looks at.
+const plainMax = 5*shortMax + 2
+
+// plain decodes the next message if it is one as nearly all are: shape 0, its recipient pending and nothing more. It is
+// decodeEntry without what such a one does not have. Where it returns false nothing was read, and decodeEntry knows what it is, or
+// what is wrong with it.
+func (it *entries) plain(p *state.Plain) bool {
+	c := &it.cur
+	if it.left == 0 || c.left() < plainMax {
+		return false
+	}
+	b := c.b[c.at : c.at+plainMax]
+	step, at := shortVarint(b, 0)
+	loc, at := shortVarint(b, at)
+	enqueued, at := shortVarint(b, at)
+	weight, at := shortVarint(b, at)
+	if at > plainMax-shortMax-2 || b[at] != 0 || b[at+1] != byte(state.Pending) { // shape, standing
+		return false
+	}
+	queue, at := shortVarint(b, at+2)
+	p.ID, p.Loc = it.d.id+step, it.d.loc+segment.Pos(unzigzag(loc))
+	seconds := int64(it.d.enqueued) + unzigzag(enqueued)
+	switch {
+	case at > plainMax, step == 0, p.ID < it.d.id, p.ID >= it.c.Lease, !inLog(p.Loc), seconds < 0, seconds > math.MaxUint32,
+		weight < rcptWeight, it.room < rcptWeight, queue >= uint64(len(it.c.names)):
+		return false
+	}
+	p.Enqueued, p.Weight, p.Queue = uint32(seconds), uint32(weight), uint32(queue)
+	it.d = delta{p.ID, p.Loc, p.Enqueued}
+	it.left--
+	it.room -= rcptWeight
+	c.at += at
+	return true
+}
+
+// shortMax is how long the varints are that short reads.
+const shortMax = 4
+
+// shortVarint reads a varint. One that is longer, or behind such a one, ends far behind b.
+func shortVarint(b []byte, at int) (v uint64, end int) {
+	if at > plainMax-shortMax {
+		return 0, math.MaxInt32
+	}
+	b = b[at : at+shortMax]
+	v = uint64(b[0])
+	if v < 0x80 {
+		return v, at + 1
+	}
+	v = v&0x7f | uint64(b[1])<<7
+	if b[1] < 0x80 {
+		return v, at + 2
+	}
+	v = v&0x3fff | uint64(b[2])<<14
+	if b[2] < 0x80 {
+		return v, at + 3
+	}
+	v = v&0x1fffff | uint64(b[3])<<21
+	if b[3] < 0x80 {
+		return v, at + 4
+	}
+	return 0, math.MaxInt32
+}
