@@ -27,7 +27,10 @@ import (
 //	                          used one neither flags nor time nor note
 //	  queue                   uvarint, unless used
 //	  reason                  u8, only if used
-//	  attempts uvarint, not before varint, note (length uvarint, bytes)
+//	  attempts                uvarint
+//	  not before, Unix ns, minus that of the last run that has one   varint: what is retried was
+//	                          mostly deferred in the order of IDs
+//	  note                    length uvarint, bytes
 const (
 	shapeExpires = 1 << iota
 	shapePriority
@@ -53,6 +56,7 @@ type delta struct {
 	id       uint64
 	loc      segment.Pos
 	enqueued uint32
+	due      int64
 }
 
 func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) []byte {
@@ -101,7 +105,7 @@ func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) 
 		}
 	}
 	if shape&shapeMany == 0 {
-		return appendRecipient(b, &e.Rcpts[0], queue)
+		return appendRecipient(b, d, &e.Rcpts[0], queue)
 	}
 	b = binary.AppendUvarint(b, uint64(len(e.Rcpts)))
 	for i := 0; i < len(e.Rcpts); {
@@ -110,7 +114,7 @@ func appendEntry(b []byte, d *delta, e *state.Entry, queue func(uint32) uint64) 
 			j++
 		}
 		b = binary.AppendUvarint(b, uint64(j-i))
-		b = appendRecipient(b, &e.Rcpts[i], queue)
+		b = appendRecipient(b, d, &e.Rcpts[i], queue)
 		i = j
 	}
 	return b
@@ -121,7 +125,7 @@ func sameRecipient(a, b *state.EntryRecipient) bool {
 		a.NotBefore == b.NotBefore && (a.Note == nil) == (b.Note == nil) && string(a.Note) == string(b.Note)
 }
 
-func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint64) []byte {
+func appendRecipient(b []byte, d *delta, r *state.EntryRecipient, queue func(uint32) uint64) []byte {
 	s := byte(r.Standing) | r.Flags<<flagShift
 	if r.Attempts != 0 {
 		s |= rcptAttempts
@@ -142,7 +146,8 @@ func appendRecipient(b []byte, r *state.EntryRecipient, queue func(uint32) uint6
 		b = binary.AppendUvarint(b, uint64(r.Attempts))
 	}
 	if r.NotBefore != 0 {
-		b = binary.AppendVarint(b, r.NotBefore)
+		b = binary.AppendVarint(b, r.NotBefore-d.due)
+		d.due = r.NotBefore
 	}
 	if r.Note != nil {
 		b = binary.AppendUvarint(b, uint64(len(r.Note)))
@@ -214,7 +219,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 	if n == 1 { // as nearly all have
 		e.Rcpts = append(e.Rcpts, state.EntryRecipient{})
 		r := &e.Rcpts[0]
-		decodeRecipient(c, r)
+		decodeRecipient(c, d, r)
 		if c.bad || r.Standing == state.Used || uint64(r.Queue) >= queues { // a dead message is in no table
 			return errEntry
 		}
@@ -224,7 +229,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 	for uint64(len(e.Rcpts)) < n {
 		run := c.uvarint()
 		var r state.EntryRecipient
-		decodeRecipient(c, &r)
+		decodeRecipient(c, d, &r)
 		if c.bad || run == 0 || run > n-uint64(len(e.Rcpts)) || r.Standing != state.Used && uint64(r.Queue) >= queues {
 			return errEntry
 		}
@@ -240,7 +245,7 @@ func decodeEntry(c *cursor, d *delta, e *state.Entry, queues, most uint64) error
 }
 
 // decodeRecipient fills a recipient that is zero.
-func decodeRecipient(c *cursor, r *state.EntryRecipient) {
+func decodeRecipient(c *cursor, d *delta, r *state.EntryRecipient) {
 	s := c.byte()
 	r.Standing, r.Flags = state.Standing(s&standingMask), s>>flagShift&flagMask
 	if r.Standing == state.Used {
@@ -254,7 +259,8 @@ func decodeRecipient(c *cursor, r *state.EntryRecipient) {
 		r.Attempts = uint16(c.upTo(segment.AttemptsMax))
 	}
 	if s&rcptTime != 0 {
-		r.NotBefore = c.varint()
+		r.NotBefore = d.due + c.varint()
+		d.due = r.NotBefore
 	}
 	if s&rcptNote != 0 {
 		n := c.uvarint()

@@ -14,7 +14,7 @@
 //
 //	header, 512 bytes
 //	    0  magic "MTAWALCP"
-//	    8  version u32                 2
+//	    8  version u32                 3
 //	   12  incompatible features u32   an unknown bit: ErrVersion
 //	   16  store UUID [16]
 //	   32  position u64                the state is that behind the frame ending here
@@ -64,7 +64,7 @@ import (
 const (
 	headerMagic = "MTAWALCP"
 	footerMagic = "MTAWALCE"
-	version     = 2
+	version     = 3
 	headerSize  = 512
 	footerSize  = 16
 

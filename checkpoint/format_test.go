@@ -54,7 +54,7 @@ func goldenTable() *state.Table {
 	return t
 }
 
-var goldenFile = filepath.Join("testdata", "golden", "v2.ckpt")
+var goldenFile = filepath.Join("testdata", "golden", "v3.ckpt")
 
 // The format does not change: a file of this version reads as what it was, and
 // writing that makes the same file.

@@ -35,7 +35,7 @@ func (it *entries) plain(p *state.Plain) bool {
 		return false
 	}
 	p.Enqueued, p.Weight, p.Queue = uint32(seconds), uint32(weight), uint32(queue)
-	it.d = delta{p.ID, p.Loc, p.Enqueued}
+	it.d.id, it.d.loc, it.d.enqueued = p.ID, p.Loc, p.Enqueued
 	it.left--
 	it.room -= rcptWeight
 	c.at += at

@@ -18,7 +18,7 @@ import (
 // first 508 bytes of the header, the four sections and how much each says to hold. What
 // is accepted is a state, so that it is written and read back as itself.
 func FuzzCheckpoint(f *testing.F) {
-	golden, err := os.ReadFile(filepath.Join("..", "checkpoint", "testdata", "golden", "v2.ckpt"))
+	golden, err := os.ReadFile(filepath.Join("..", "checkpoint", "testdata", "golden", "v3.ckpt"))
 	if err != nil {
 		f.Fatal(err)
 	}

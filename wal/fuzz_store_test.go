@@ -80,13 +80,17 @@ func fuzzKilled(t *testing.T) *memdisk.FS {
 			t.Fatal(err)
 		}
 	}
+	s.folds.running.Lock() // the log is to be there from its beginning: there are no others than these
+	defer s.folds.running.Unlock()
 	for i := range fuzzMessages {
 		m := Message{Key: fmt.Sprint("key ", i), Envelope: []byte("from"), Body: []byte(fuzzText(i)),
 			Recipients: []Recipient{{Queue: "q", Address: "a"}, {Queue: "r", Address: "b", Note: []byte("note")}}}
 		id, err := s.Enqueue(t.Context(), m)
 		ok(err)
 		if i == 12 || i == 24 {
+			s.folds.running.Unlock()
 			ok(s.Checkpoint(t.Context()))
+			s.folds.running.Lock()
 		}
 		if i%4 == 3 {
 			d, err := s.Claim(t.Context(), "q")

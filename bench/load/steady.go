@@ -25,7 +25,7 @@ const (
 	// processors give changes by the second.
 	steadySlices = 8
 	// floorPart is the part of the load's time for which the bare loop runs behind it.
-	floorPart = 4
+	floorPart = 8
 	// deferredSize is the body of a message that is retried.
 	deferredSize = 1 << 10
 	// retriedPerSecond is how many of the deferred are due each second.
