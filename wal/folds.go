@@ -15,15 +15,15 @@ import (
 )
 
 // A checkpoint is due when the log has grown by foldGrowth times the size of the last
-// one, and by at least half a segment, so that one that is full is soon known to be dead: such checkpoints cost at most an eighth of what
-// the log itself costs. A second one is made at once if segments of twice as many bytes come back: a sixteenth of those at most.
+// one, and by at least half a segment, so that one that is full is soon known to be dead: such checkpoints cost at most a tenth of what
+// the log itself costs. A second one is made at once if segments of twice as many bytes come back: a twentieth of those at most.
 //
 // Marks are short: a backlog that is delivered while little comes would stay where it is for long. So one is due as well
 // when as much has died since the last one, if that is a part of what lives in deadPart. Each byte dies once, so this is
-// another eighth at most, and a backlog that is delivered whole takes deadPart+1 checkpoints of its size. A staged body counts
+// another tenth at most, and a backlog that is delivered whole takes deadPart+1 checkpoints of its size. A staged body counts
 // as dead until it is mail: what has been staged before a checkpoint and is delivered behind it counts for nothing there.
 const (
-	foldGrowth = 8
+	foldGrowth = 10
 	deadPart   = 4
 )
 
