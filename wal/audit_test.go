@@ -60,9 +60,6 @@ func TestAudit(t *testing.T) {
 			if st := s.Stats(); st.Unaccounted != 1 {
 				t.Errorf("%d unaccounted", st.Unaccounted)
 			}
-			if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "does not add up") {
-				t.Errorf("logged is %s", log.String())
-			}
 			// What is dead is given back, unless the files are in question.
 			if n := deadSegments(s); (n > 0) != tt.files {
 				t.Errorf("%d segments are dead and still there", n)
@@ -76,13 +73,18 @@ func TestAudit(t *testing.T) {
 			if n := deadSegments(s); n > 0 || s.Stats().Unaccounted != 0 {
 				t.Errorf("as it should be again: %d segments are dead and still there, %d recipients unaccounted for", n, s.Stats().Unaccounted)
 			}
-			ended(t, s)
+			ended(t, s) // a fold of the background may log until then
+			if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "does not add up") {
+				t.Errorf("logged is %s", log.String())
+			}
 		})
 	}
 }
 
-// deadSegments is how many segments are there for no reason.
+// deadSegments is how many segments are there for no reason, while no fold of the background is about to recycle them.
 func deadSegments(s *Store) (n int) {
+	s.folds.running.Lock()
+	defer s.folds.running.Unlock()
 	for _, i := range s.Segments() {
 		if i.Why[0].Kind == ReasonDead {
 			n++
