@@ -5,28 +5,40 @@ import "github.com/mtawal/mtawal/internal/disk"
 // aheadRun is how much is asked for at once where all of it will be read.
 const aheadRun = 1 << 20
 
+// AheadOf is about how much Ahead asks for of a frame.
+func AheadOf(h *FrameHeader) int64 {
+	if h.Len <= readAhead {
+		return h.Len
+	}
+	return max(readTable, FrameHeaderSize+int64(h.TableLen))
+}
+
 // Ahead asks for what Scan will read of [off, end) to be brought into memory, most bytes at the most: headers and tables of
 // long frames, all of short ones. It waits for headers, since they say where the next one is, and for nothing else. It ends at
-// what is no frame, or when goOn says so, and returns how much it asked for.
-func (s *Segment) Ahead(off, end, most int64, goOn func() bool) (asked int64) {
+// what is no frame, or when it may not ask for so many bytes more.
+func (s *Segment) Ahead(off, end int64, may func(bytes int64) bool) {
 	m, err := s.Map()
 	if err != nil {
-		return 0 // whatever is wrong is found by who reads it
+		return // whatever is wrong is found by who reads it
 	}
 	end = min(end, s.Size)
 	till := max(off, 0)
+	over := false
 	ask := func(to int64) {
 		if n := min(to, end) - till; n > 0 {
+			if over = over || !may(n); over {
+				return
+			}
 			m.Prefetch(till, n)
-			till, asked = till+n, asked+n
+			till += n
 		}
 	}
 	run := int64(readTable)
-	for off >= 0 && off+FrameHeaderSize <= end && asked < most && goOn() {
+	for off >= 0 && off+FrameHeaderSize <= end && may(0) {
 		if till = max(till, off); off+FrameHeaderSize > till {
 			ask(off + run)
 		}
-		if m.Populate(off, FrameHeaderSize) != nil {
+		if over || m.Populate(off, FrameHeaderSize) != nil {
 			break
 		}
 		var h FrameHeader
@@ -44,5 +56,4 @@ func (s *Segment) Ahead(off, end, most int64, goOn func() bool) (asked int64) {
 		}
 		off += h.Len
 	}
-	return asked
 }

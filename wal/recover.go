@@ -170,10 +170,13 @@ func unfit(err error) bool {
 func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	t := state.NewTable()
 	var start journal.Start
+	passed := func(*segment.FrameHeader) {}
 	if c != nil {
 		if !readOnly { // else it may be beside an owner, whose commits would wait
 			// The log is read while the checkpoint is decoded.
-			defer journal.Ahead(r.dir, r.uuid, c.Pos, r.endHint(c.Pos))()
+			ahead := journal.AskAhead(r.dir, r.uuid, c.Pos, r.endHint(c.Pos))
+			defer ahead.End()
+			passed = ahead.Passed
 		}
 		if err := c.Load(t); err != nil {
 			if unfit(err) {
@@ -193,6 +196,7 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 		if err := t.ApplyFrame(f); err != nil {
 			return err
 		}
+		passed(&f.FrameHeader)
 		return f.ForEach(func(pos segment.Pos, rec segment.Record) error {
 			r.growth += recordGrowth(rec)
 			return outcomes.note(pos, rec)
