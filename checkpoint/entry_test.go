@@ -217,7 +217,13 @@ func TestPlainIsAsAny(t *testing.T) {
 			e.Rcpts[0].Queue = rapid.Uint32Max(queues).Draw(t, "queue") // one too many
 			switch rapid.IntRange(0, 9).Draw(t, "more") {
 			case 0:
-				e.Expires = 1
+				e.Priority = 1
+			case 4:
+				e.Expires = rapid.Uint32().Draw(t, "expires")
+			case 5:
+				e.Late = rapid.Uint32().Draw(t, "late")
+			case 6:
+				e.Expires, e.Late = 1_800_000_000, 3
 			case 1:
 				e.Rcpts[0].Flags = state.InDoubt
 			case 2:
@@ -250,7 +256,7 @@ func TestPlainIsAsAny(t *testing.T) {
 					t.Fatalf("%s: %+v is plain, and as any: %v", damage, p, err)
 				}
 				seen++
-				want := state.Entry{ID: p.ID, Loc: p.Loc, Weight: p.Weight, Enqueued: p.Enqueued, Extents: e.Extents, Rcpts: e.Rcpts}
+				want := state.Entry{ID: p.ID, Loc: p.Loc, Weight: p.Weight, Enqueued: p.Enqueued, Expires: p.Expires, Late: p.Late, Extents: e.Extents, Rcpts: e.Rcpts}
 				if r := (state.Recipient{Queue: p.Queue}); !reflect.DeepEqual(*e, want) || len(e.Rcpts) != 1 || !reflect.DeepEqual(e.Rcpts[0], state.EntryRecipient{Recipient: r}) {
 					t.Fatalf("%s: %+v is plain, as any it is %+v", damage, p, *e)
 				}

@@ -25,12 +25,14 @@ type EntryRecipient struct {
 	Note      []byte
 }
 
-// Plain is an Entry with one recipient that is pending, and has nothing more.
+// Plain is an Entry with one recipient that is pending, without a time or a note.
 type Plain struct {
 	ID       uint64
 	Loc      segment.Pos
 	Weight   uint32 // in the table's units
+	Expires  uint32
 	Enqueued uint32
+	Late     uint32
 	Queue    uint32
 }
 
@@ -46,6 +48,7 @@ func (t *Table) Entry(slot uint32, e *Entry) {
 	for i := range list {
 		r := &list[i]
 		e.Rcpts = append(e.Rcpts, EntryRecipient{Recipient: *r, NotBefore: t.NotBefore(r), Note: t.Note(r)})
+		e.Rcpts[i].late = 0
 	}
 }
 

@@ -95,8 +95,9 @@ func (l *Loader) Add(e *Entry) (slot uint32) {
 // AddPlain is Add for a message of which there is little to say.
 func (l *Loader) AddPlain(p *Plain) {
 	_, m := l.take(p.ID)
-	m.Loc, m.Weight, m.Enqueued, m.flags = p.Loc, p.Weight, p.Enqueued, msgThere
+	m.Loc, m.Weight, m.Expires, m.Enqueued, m.flags = p.Loc, p.Weight, p.Expires, p.Enqueued, msgThere
 	m.one[0].Queue = p.Queue
+	l.t.setLate(m, p.Late)
 	l.t.queues[p.Queue].Live++
 }
 
@@ -171,7 +172,6 @@ func (t *Table) Load(e *Entry) {
 func (t *Table) load(slot uint32, m *Message, e *Entry) {
 	m.Loc, m.Weight, m.Expires, m.Priority = e.Loc, e.Weight, e.Expires, e.Priority
 	m.Enqueued = e.Enqueued
-	t.setLate(m, e.Late)
 	if e.Keyed {
 		m.flags |= msgKeyed
 	}
@@ -203,6 +203,7 @@ func (t *Table) load(slot uint32, m *Message, e *Entry) {
 		t.addLive(m, 1)
 		t.queues[r.Queue].Live++
 	}
+	t.setLate(m, e.Late) // what is in the first recipient was written over
 }
 
 // adviseHuge asks for huge pages under a slice that holds no pointers.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"math"
 	"slices"
 
 	"github.com/mtawal/mtawal/internal/shrink"
@@ -30,14 +31,14 @@ const (
 // leaves them alone.
 type Recipient struct {
 	Queue    uint32 // for Table.Queue; 0 of a used one, which keeps no queue alive
-	extra    uint32 // index of its time and note; 0: none.
+	extra    uint32 // index of its time and note; 0: none
 	Attempts uint16
 	Standing Standing
 	Reason   mailq.Result // of a used one
 	Flags    uint8
 
-	Mem uint8 // the engine's marks
-	_   uint16
+	Mem  uint8  // the engine's marks
+	late uint16 // the message's own, in its first: see Table.Order
 }
 
 // Message is the state of one message: 48 bytes without pointers. What few have is elsewhere.
@@ -50,7 +51,7 @@ type Message struct {
 	Priority int8
 	flags    uint8
 	refs     uint16       // of a single recipient; a list counts its own
-	one      [1]Recipient // with msgMany, and in a free slot, extra is a link and the rest zero: see link
+	one      [1]Recipient // with msgMany, and in a free slot, extra is a link and the rest but late zero: see link
 }
 
 // link is where the recipients of a message with msgMany are in Table.multis; of a free slot, the next one's
@@ -66,7 +67,7 @@ const (
 	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
 	msgThere   = 1 << 3 // has a recipient that is not used
 	msgMany    = 1 << 4 // has a list of recipients, at link
-	msgLate    = 1 << 5 // its ID was reserved before: see Table.late
+	msgLate    = 1 << 5 // what is to be in late is in Table.late
 )
 
 // Extent is a piece of the log that a message holds beside the record at Loc.
@@ -117,8 +118,8 @@ type Table struct {
 	freeMany []uint32
 	timed    extras
 	extents  map[uint64][]Extent
-	late     map[uint64]uint32 // by ID: how many IDs had been given since its own when it was committed
-	loaded   uint64            // highest ID that a Loader brought
+	late     shrink.Map[uint64, uint32] // by ID: see Order
+	loaded   uint64                     // highest ID that a Loader brought
 
 	queues []*Queue // nil: the number is free
 	byName shrink.Map[string, uint32]
@@ -245,10 +246,10 @@ func (t *Table) addLive(m *Message, n int) {
 func (t *Table) Len(slot uint32) int { return len(t.Recipients(slot)) }
 
 // Plain returns the recipient of a message that has a single one, which waits for nothing but its turn: pending, not
-// in doubt, with no time and no note, and without a time at which it expires. Else nil.
+// in doubt, with no time and no note. Else nil.
 func (m *Message) Plain() *Recipient {
 	r := &m.one[0]
-	if m.flags&(msgThere|msgMany|msgLate) != msgThere || m.Expires != 0 || r.Standing != Pending || r.Flags&InDoubt != 0 || r.extra != 0 {
+	if m.flags&(msgThere|msgMany) != msgThere || r.Standing != Pending || r.Flags&InDoubt != 0 || r.extra != 0 {
 		return nil
 	}
 	return r
@@ -258,20 +259,19 @@ func (m *Message) Plain() *Recipient {
 // the ID, unless that was reserved some time before.
 func (t *Table) Order(m *Message) uint64 {
 	if m.flags&msgLate == 0 {
-		return m.ID
+		return m.ID + uint64(m.one[0].late)
 	}
-	return m.ID + uint64(t.late[m.ID])
+	late, _ := t.late.Get(m.ID)
+	return m.ID + uint64(late)
 }
 
 // setLate says how many IDs had been given since its own when a message was committed.
 func (t *Table) setLate(m *Message, late uint32) {
-	if late == 0 {
+	if late <= math.MaxUint16 {
+		m.one[0].late = uint16(late)
 		return
 	}
-	if t.late == nil {
-		t.late = make(map[uint64]uint32)
-	}
-	t.late[m.ID] = late
+	t.late.Put(m.ID, late)
 	m.flags |= msgLate
 }
 
@@ -416,7 +416,7 @@ func (t *Table) resize(m *Message, n int) {
 	}
 	l := list{rcpts: make([]Recipient, n), refs: int(m.refs), live: t.Live(m)}
 	l.rcpts[0] = m.one[0]
-	m.one[0], m.refs = Recipient{}, 0
+	m.one[0], m.refs = Recipient{late: m.one[0].late}, 0
 	m.flags |= msgMany
 	if k := len(t.freeMany); k > 0 {
 		*m.link() = t.freeMany[k-1]
@@ -481,7 +481,7 @@ func (t *Table) collect(slot uint32) {
 		t.freeMany = append(t.freeMany, *m.link())
 	}
 	if m.flags&msgLate != 0 {
-		delete(t.late, m.ID)
+		t.late.Delete(m.ID)
 	}
 	t.freeSlot(slot)
 }

@@ -89,8 +89,9 @@ func fuzzKilled(t *testing.T) *memdisk.FS {
 		ok(err)
 		if i == 12 || i == 24 {
 			s.folds.running.Unlock()
-			ok(s.Checkpoint(t.Context()))
+			err := s.Checkpoint(t.Context())
 			s.folds.running.Lock()
+			ok(err)
 		}
 		if i%4 == 3 {
 			d, err := s.Claim(t.Context(), "q")

@@ -40,7 +40,8 @@ const oldestWithin = 16
 func (l *lane) len() int { return l.ready.n + len(l.back) }
 
 func (l *lane) push(e entry) {
-	if l.ready.n == 0 || l.ready.last.before(e) {
+	// One whose ID was reserved may have the order of the one that was committed behind it.
+	if l.ready.n == 0 || !e.before(l.ready.last) {
 		l.ready.push(e)
 	} else {
 		l.back.push(e)

@@ -2,6 +2,7 @@ package wal
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -16,65 +17,44 @@ import (
 // open.
 func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
-	waiting := make([]int64, s.table.Queues()) // of each queue, in restored
 	s.sched.restored = make(dueHeap, 0, s.table.Timed())
 	s.sched.bulk = true
-	// waits puts a recipient that waits for a time into the heap.
-	waits := func(ref state.Ref, r *state.Recipient) bool {
-		if r.Standing != state.Pending || r.Flags&state.InDoubt != 0 {
-			return false
+	to := restoring{s: s, waiting: make([]int64, s.table.Queues())}
+	// What came from the checkpoint is in the table by ID. What was committed later than its ID says waits for its turn, which is
+	// not far. What the replay brought is behind all of it, and may be in any slot.
+	var late entryHeap
+	var fresh []entry
+	upTo := func(order uint64) {
+		for len(late) > 0 && late[0].order <= order {
+			slot := late[0].ref.Slot
+			late.pop()
+			to.message(slot)
 		}
-		at := s.dueAt(ref, r)
-		if at <= s.applyNow {
-			return false
-		}
-		r.Mem |= memWaiting
-		s.table.Ref(ref.Slot)
-		s.sched.restored = append(s.sched.restored, dueEntry{at, ref})
-		waiting[r.Queue]++
-		return true
 	}
-	// Of what came from the checkpoint the table has the order. What was committed later than its ID says, and what the
-	// replay brought, is in any slot.
-	var rest []uint32
 	loaded := s.table.Loaded()
-	plain := plainRestore{s: s}
 	s.table.ForEach(func(slot uint32) {
 		m := s.table.Msg(slot)
-		if r := m.Plain(); r != nil && m.ID <= loaded {
-			plain.add(slot, m, r)
+		order := s.table.Order(m)
+		switch {
+		case m.ID > loaded:
+			fresh = append(fresh, entry{order, state.Ref{Slot: slot}})
 			return
+		case order != m.ID:
+			late.push(entry{order, state.Ref{Slot: slot}})
+			return
+		case len(late) > 0:
+			upTo(order)
 		}
-		plain.q = nil
-		list, left, inOrder := s.table.Recipients(slot), false, m.ID <= loaded && s.table.Order(m) == m.ID
-		for i := range list {
-			r := &list[i]
-			switch ref := (state.Ref{Slot: slot, Index: uint32(i)}); {
-			case r.Standing == state.Used || waits(ref, r):
-			case inOrder:
-				s.restore(ref, r)
-			default:
-				left = true
-			}
-		}
-		if left {
-			rest = append(rest, slot)
-		}
+		to.message(slot)
 	})
-	slices.SortFunc(rest, func(a, b uint32) int {
-		return cmp.Compare(s.table.Order(s.table.Msg(a)), s.table.Order(s.table.Msg(b)))
-	})
-	for _, slot := range rest {
-		list := s.table.Recipients(slot)
-		for i := range list {
-			if r := &list[i]; r.Standing != state.Used && r.Mem&memWaiting == 0 {
-				s.restore(state.Ref{Slot: slot, Index: uint32(i)}, r)
-			}
-		}
+	upTo(math.MaxUint64)
+	slices.SortFunc(fresh, func(a, b entry) int { return cmp.Compare(a.order, b.order) })
+	for _, e := range fresh {
+		to.message(e.ref.Slot)
 	}
 	s.sched.bulk = false
 	s.sched.restored.heapify()
-	for n, waits := range waiting {
+	for n, waits := range to.waiting {
 		e := s.table.Queue(uint32(n))
 		if e == nil {
 			continue
@@ -91,26 +71,69 @@ func (s *Store) buildQueues() {
 	s.pokeClock()
 }
 
-// plainRestore restores one message of those that nearly all are behind the other. What it finds for one it has for those
-// of the same queue and priority that follow.
-type plainRestore struct {
-	s *Store
-	q *queue // nil: to be found
-	l *lane
+// restoring puts messages where their queues look for them, in the order of commits. What it finds for one it has for those of
+// the same queue and priority that follow.
+type restoring struct {
+	s       *Store
+	waiting []int64 // recipients in restored, by queue
+	q       *queue  // nil: to be found
+	l       *lane
 }
 
-func (p *plainRestore) add(slot uint32, m *state.Message, r *state.Recipient) {
-	s := p.s
-	if p.q == nil || p.q.number != r.Queue || p.l.priority != m.Priority {
-		p.q = s.queue(r.Queue)
-		p.l = p.q.lane(m.Priority)
+func (t *restoring) message(slot uint32) {
+	s := t.s
+	m := s.table.Msg(slot)
+	if r := m.Plain(); r != nil && t.plain(slot, m, r) {
+		return
+	}
+	t.q = nil
+	list := s.table.Recipients(slot)
+	for i := range list {
+		r := &list[i]
+		if ref := (state.Ref{Slot: slot, Index: uint32(i)}); r.Standing != state.Used && !t.waits(ref, r) {
+			s.restore(ref, r)
+		}
+	}
+}
+
+// plain is restore for the one recipient of nearly all messages. It does nothing about one that has expired.
+func (t *restoring) plain(slot uint32, m *state.Message, r *state.Recipient) bool {
+	s := t.s
+	expires := m.ExpiresAt()
+	if expires != 0 && expires <= s.applyNow {
+		return false
+	}
+	if t.q == nil || t.q.number != r.Queue || t.l.priority != m.Priority {
+		t.q = s.queue(r.Queue)
+		t.l = t.q.lane(m.Priority)
 	}
 	r.Mem |= memReady
 	s.table.Ref(slot)
-	p.l.push(entry{m.ID, state.Ref{Slot: slot}})
-	p.q.entries++
-	p.q.counts[classPending]++
+	t.l.push(entry{s.table.Order(m), state.Ref{Slot: slot}})
+	t.q.entries++
+	t.q.counts[classPending]++
 	s.sched.counts[classPending]++
+	if expires != 0 && (t.q.lapse == 0 || expires < t.q.lapse) {
+		t.q.lapse = expires
+	}
+	return true
+}
+
+// waits puts a recipient that waits for a time into the heap of what was restored.
+func (t *restoring) waits(ref state.Ref, r *state.Recipient) bool {
+	s := t.s
+	if r.Standing != state.Pending || r.Flags&state.InDoubt != 0 {
+		return false
+	}
+	at := s.dueAt(ref, r)
+	if at <= s.applyNow {
+		return false
+	}
+	r.Mem |= memWaiting
+	s.table.Ref(ref.Slot)
+	s.sched.restored = append(s.sched.restored, dueEntry{at, ref})
+	t.waiting[r.Queue]++
+	return true
 }
 
 // restore puts a recipient that does not wait for a time where its queue looks for it.

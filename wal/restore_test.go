@@ -158,20 +158,20 @@ func TestOrderBehindAKill(t *testing.T) {
 			order = append(order, must(s.Enqueue(t.Context(), to("q")))(t))
 		}
 	}
-	begun := func() Staged { // its ID is given here
-		t.Helper()
-		st := must(s.Stage(t.Context(), 0))(t)
-		must(st.Write(make([]byte, s.limits.chunk+1)))(t)
-		return st
-	}
 	post(5)
-	early, later, last := begun(), begun(), begun()
+	early, later, last := s.NewID(), s.NewID(), s.NewID()
 	post(700)
-	commit := func(st Staged) {
+	commit := func(id ID) {
 		t.Helper()
 		m := to("q")
-		m.Body, m.Staged = nil, st
+		m.ID = id
 		order = append(order, must(s.Enqueue(t.Context(), m))(t))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		slot, _ := s.table.Find(uint64(id))
+		if m := s.table.Msg(slot); s.table.Order(m) == m.ID {
+			t.Errorf("%v is where its ID says", id)
+		}
 	}
 	commit(later)
 	post(300)

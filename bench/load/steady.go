@@ -144,8 +144,8 @@ func (c *Config) steady(s system.Spec, kind string) (r report.Steady, err error)
 	return r, err
 }
 
-// windows runs the load in parts, in each of which it takes turns with the bare loop: as many durable steps, and
-// as long ones, as a message takes in the load.
+// windows runs the load in parts, in each of which it takes turns with the bare loop, which makes a body and a mark durable for
+// each message. A message that is retried takes a mark alone: half of that.
 func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	dev := measure.CounterFor(t.c.Dir)
 	r.DeviceFrom = dev.What
@@ -154,30 +154,30 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	loop := floor.(system.Loop)
 	var all, own float64
 	for range steadyWindows {
-		var bytes, cycles, attempts, bareCycles int64
+		var bytes, cycles, retried, bareCycles int64
 		var took, bareTook time.Duration
 		var w report.Window
 		before, ownBefore, loopBefore := dev.Read(), measure.OwnBytes(), loop.Wrote()
 		for range steadySlices {
-			retried, want := t.retried.Load(), t.c.Steady/steadyWindows/steadySlices
+			before, want := t.retried.Load(), t.c.Steady/steadyWindows/steadySlices
 			n, d, err := t.window(want)
 			if err != nil {
 				return err
 			}
 			bytes, took, cycles = bytes+want, took+d, cycles+n
-			attempts += n + t.retried.Load() - retried
+			retried += t.retried.Load() - before
 			h, _, d, err := bare.load(fr, max(t.c.Round/steadySlices, d/floorPart), 1<<30)
 			if err != nil {
 				return err
 			}
 			bareCycles, bareTook = bareCycles+h.Count(), bareTook+d
 		}
-		w.PerSecond, w.Attempts = float64(cycles)/took.Seconds(), float64(attempts)/took.Seconds()
+		w.PerSecond, w.Retried = float64(cycles)/took.Seconds(), float64(retried)/took.Seconds()
 		// What the store writes while it is the bare loop's turn counts: only what that wrote is taken off.
 		others := float64(loop.Wrote() - loopBefore)
 		w.Device, w.Own = part(dev.Read()-before-others, bytes), part(measure.OwnBytes()-ownBefore-others, bytes)
 		w.Floor = float64(bareCycles) / bareTook.Seconds()
-		w.Ratio = w.Attempts / w.Floor
+		w.Ratio = (w.PerSecond + w.Retried/2) / w.Floor
 		all, own = all+w.Device, own+w.Own
 		r.Windows = append(r.Windows, w)
 	}

@@ -305,7 +305,7 @@ func (r *Report) steady() (list []plot) {
 		}
 		list = append(list, plot{"Long runs", s.Title() + ": throughput and device bytes", "Each point is a part of the run, in which the load and the bare group commit take turns.",
 			template.HTML(lines(through, axis{label: "ratio", zero: true}, []series{
-				{name: "attempts to those of the bare loop", points: ratio, color: color(s.System), bold: true},
+				{name: "durable steps to those of the bare loop", points: ratio, color: color(s.System), bold: true},
 				{name: "device bytes per payload byte", points: device, color: "#1971c2"},
 			}))})
 	}

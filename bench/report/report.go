@@ -291,11 +291,11 @@ type Sample struct {
 	Disk    int64         `json:"disk_bytes"`
 }
 
-// Window is a part of a long run and the bare loop that it took turns with. Ratio is of the attempts: messages that
-// ended and, at a rate that is the same in all windows, those that were retried and deferred again.
+// Window is a part of a long run and the bare loop that it took turns with. Ratio is of the durable steps: two for a message that
+// ended, one for one that was retried and deferred again, at a rate that is the same in all windows.
 type Window struct {
 	PerSecond float64 `json:"per_second"`
-	Attempts  float64 `json:"attempts_per_second"`
+	Retried   float64 `json:"retried_per_second"`
 	Floor     float64 `json:"bare_loop_per_second"`
 	Ratio     float64 `json:"ratio"`
 	Device    float64 `json:"device_bytes_per_payload_byte"`
