@@ -168,8 +168,19 @@ func BenchmarkClaimInMemory(b *testing.B) {
 	}
 }
 
-// BenchmarkReopen opens a store of which all is in the newest checkpoint.
+// BenchmarkReopen opens a store of which all is in the newest checkpoint: messages of one recipient; the same whose IDs were
+// reserved, and that expire, as those of an MTA; deferred ones.
 func BenchmarkReopen(b *testing.B) {
+	b.Run("plain", func(b *testing.B) { benchReopen(b, func(*Store, *Message) {}) })
+	b.Run("mta", func(b *testing.B) {
+		benchReopen(b, func(s *Store, m *Message) { m.ID, m.ExpiresAt = s.NewID(), time.Now().Add(time.Hour) })
+	})
+	b.Run("deferred", func(b *testing.B) {
+		benchReopen(b, func(_ *Store, m *Message) { m.Recipients[0].NotBefore = time.Now().Add(time.Hour) })
+	})
+}
+
+func benchReopen(b *testing.B, with func(*Store, *Message)) {
 	dir := b.TempDir()
 	s, err := Open(dir, Options{NoSync: true})
 	if err != nil {
@@ -178,6 +189,7 @@ func BenchmarkReopen(b *testing.B) {
 	const messages = 100_000
 	m := benchMail(64)
 	for range messages {
+		with(s, &m)
 		if _, err := s.Submit(Batch{Enqueue: []Message{m}}).Wait(context.Background()); err != nil {
 			b.Fatal(err)
 		}
@@ -191,7 +203,7 @@ func BenchmarkReopen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n := s.Stats().Pending; n != messages {
+		if n := s.Stats().WorkQueueLength; n != messages {
 			b.Fatalf("%d pending, want %d", n, messages)
 		}
 		if err := s.Close(); err != nil {
