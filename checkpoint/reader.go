@@ -80,6 +80,10 @@ func (c *File) open(uuid [16]byte) error {
 	if c.mapping, err = c.file.Map(size); err != nil {
 		return fmt.Errorf("mapping %s: %w", c.Name, err)
 	}
+	// What is read here is at both ends: around it the kernel would read megabytes of messages, of the older checkpoint
+	// too, which are seldom looked at.
+	c.mapping.Scattered(true)
+	defer c.mapping.Scattered(false)
 	return disk.Guard(c.mapping, func() error {
 		b := c.mapping.Bytes()
 		if err := c.mapping.Populate(0, headerSize); err != nil {
@@ -119,7 +123,7 @@ func (c *File) directory(b []byte) error {
 	if at < headerSize {
 		return c.corrupt(foot, "directory is longer than the file")
 	}
-	if err := c.mapping.Populate(at, n); err != nil {
+	if err := c.bring(at, n); err != nil {
 		return err
 	}
 	if segment.CRC(b[at:foot]) != le.Uint32(b[foot+4:]) {
@@ -147,13 +151,20 @@ func (c *File) directory(b []byte) error {
 	return nil
 }
 
+// bring brings bytes in, all of them at once as far as the device goes.
+func (c *File) bring(off, n int64) error {
+	if n == 0 {
+		return nil
+	}
+	c.mapping.Prefetch(off, n)
+	return c.mapping.Populate(off, n)
+}
+
 // section returns the bytes of a section after it was brought in and checked.
 func (c *File) section(kind int) ([]byte, error) {
 	s := &c.sections[kind-1]
-	if s.length > 0 {
-		if err := c.mapping.Populate(s.off, s.length); err != nil {
-			return nil, err
-		}
+	if err := c.bring(s.off, s.length); err != nil {
+		return nil, err
 	}
 	b := c.mapping.Bytes()[s.off : s.off+s.length]
 	if segment.CRC(b) != s.crc {
@@ -378,7 +389,8 @@ func (c *File) reread() error {
 // Load puts the whole state into an empty table. After an error the table is of no
 // use.
 func (c *File) Load(t *state.Table) error {
-	// The checksum is computed beside the decoding, which trusts nothing anyway.
+	// Asked for first, in the order in which it is decoded. The checksum is computed beside the decoding, which trusts nothing anyway.
+	c.mapping.Prefetch(c.sections[sectionMessages-1].off, c.sections[sectionMessages-1].length)
 	sum := make(chan error, 1)
 	go func() {
 		sum <- disk.Guard(c.mapping, func() error {

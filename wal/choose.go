@@ -18,8 +18,8 @@ const (
 	costRatio = 8
 )
 
-// worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not
-// larger, for what lives, than CompactSpace says, or too little would come back.
+// worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not nearly as
+// large, for what lives, as CompactSpace says, or too little would come back.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
 	if s.log.Appended() < s.compaction.vain {
 		return nil, 0
@@ -48,8 +48,9 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 			all += min(i.Live, i.Size)
 		}
 	}
-	over := sealed - all/100*int64(o.space) - o.cost
-	far := over > o.size/2 // then all that is sparse is emptied, whatever it costs
+	// It begins half a segment before that is reached: what is emptied comes back two checkpoints later.
+	over := sealed - all/100*int64(o.space) - o.cost + o.size/2
+	far := over > o.size // then all that is sparse is emptied, whatever it costs
 	if over <= 0 || o.paced && !far {
 		return nil, 0
 	}

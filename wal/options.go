@@ -66,7 +66,7 @@ type Options struct {
 	// copied out of it. Default 50.
 	CompactDead int
 	// CompactSpace is how many bytes of log there may be for each that lives, in percent, before
-	// the store empties segments of its own accord: 200 is twice. Default 200; not below 100.
+	// the store empties segments of its own accord: 200 is twice. It begins half a segment ahead. Default 200; not below 100.
 	CompactSpace int
 	// CompactMin is how many bytes must come back for it to do so, beside four checkpoints, since it
 	// costs two of these. Default: three quarters of a segment.

@@ -164,8 +164,10 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 			if err != nil {
 				return err
 			}
-			bytes, took, cycles = bytes+want, took+d, cycles+n
 			retried += t.retried.Load() - before
+			// What the load has left to be done takes its time, not the bare loop's.
+			took += d + dev.Settle(settleMax)
+			bytes, cycles = bytes+want, cycles+n
 			h, _, d, err := bare.load(fr, max(t.c.Round/steadySlices, d/floorPart), 1<<30)
 			if err != nil {
 				return err

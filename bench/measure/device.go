@@ -19,17 +19,19 @@ type Counter struct {
 }
 
 // Settle waits until nothing was done to the device for a moment, at most as long as most. What was given
-// to the kernel and not yet to the device may still come.
-func (c *Counter) Settle(most time.Duration) {
+// to the kernel and not yet to the device may still come. It returns how long the device was busy still.
+func (c *Counter) Settle(most time.Duration) (busy time.Duration) {
 	const step, calm = 5 * time.Millisecond, 50 * time.Millisecond
-	end := time.Now().Add(most)
-	last, since := c.activity(), time.Now()
+	start := time.Now()
+	end := start.Add(most)
+	last, since := c.activity(), start
 	for now := since; now.Sub(since) < calm && now.Before(end); now = time.Now() {
 		time.Sleep(step)
 		if a := c.activity(); a != last {
 			last, since = a, time.Now()
 		}
 	}
+	return since.Sub(start)
 }
 
 const sectorSize = 512 // of the kernel's counters, whatever the device's is
