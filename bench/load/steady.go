@@ -226,22 +226,37 @@ func (t *steadyRun) deferMany(sys system.System, n int) error {
 	return nil
 }
 
-// window runs the load until so many bytes went through, and returns how many messages that were, and how long it took.
+// window runs the load until so many bytes went through, and returns how many messages that were, and how long it took. Who has
+// no more to enqueue goes on ending messages: what is retried comes before them, and few would take long for it.
 func (t *steadyRun) window(bytes int64) (n int64, took time.Duration, err error) {
 	start := time.Now()
 	n = max(bytes/int64(size4K.mean), steadyProducers)
-	var left atomic.Int64
+	var left, ended atomic.Int64
 	left.Store(n)
+	ctx, over := context.WithCancel(context.Background())
+	defer over()
+	end := func() error {
+		ok, err := t.end(ctx)
+		if ok && ended.Add(1) == n {
+			over()
+		}
+		return err
+	}
 	errs := make([]error, steadyProducers)
 	var wg sync.WaitGroup
 	for p := range steadyProducers {
 		wg.Go(func() {
 			busy, quiet := measure.NewHist(), measure.NewHist()
-			rnd := rand.New(rand.NewPCG(uint64(p), 3))
-			for left.Add(-1) >= 0 {
-				if errs[p] = t.cycle(p, rnd, busy, quiet); errs[p] != nil {
-					break
+			for errs[p] == nil && left.Add(-1) >= 0 {
+				if errs[p] = t.enqueue(p, busy, quiet); errs[p] == nil {
+					errs[p] = end()
 				}
+			}
+			for errs[p] == nil && ctx.Err() == nil {
+				errs[p] = end()
+			}
+			if errs[p] != nil {
+				over()
 			}
 			t.mu.Lock()
 			t.busy.Merge(busy)
@@ -253,8 +268,7 @@ func (t *steadyRun) window(bytes int64) (n int64, took time.Duration, err error)
 	return n, time.Since(start), errors.Join(errs...)
 }
 
-// cycle enqueues a message and ends one; deferred ones that come by are deferred again.
-func (t *steadyRun) cycle(p int, rnd *rand.Rand, busy, quiet *measure.Hist) error {
+func (t *steadyRun) enqueue(p int, busy, quiet *measure.Hist) error {
 	// What runs when it begins is what counts. Were it also what began meanwhile, the longer an enqueue takes the more
 	// likely it would be beside something, whatever that does to it.
 	beside := t.folding.Load()
@@ -270,33 +284,41 @@ func (t *steadyRun) cycle(p int, rnd *rand.Rand, busy, quiet *measure.Hist) erro
 	}
 	t.payload.Add(int64(len(body)))
 	t.live.Add(int64(len(body)))
+	return nil
+}
+
+// end ends a message, unless the context ends before; deferred ones that come by are deferred again.
+func (t *steadyRun) end(ctx context.Context) (ended bool, err error) {
 	for {
-		j, err := t.q.Claim(context.Background())
+		j, err := t.q.Claim(ctx)
+		if err != nil && ctx.Err() != nil {
+			return false, nil
+		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		n, again := 0, false
 		if err := j.Read(func(b []byte) {
 			system.Touch(b)
 			n, again = len(b), binary.LittleEndian.Uint64(b) == retry
 		}); err != nil {
-			return err
+			return false, err
 		}
 		switch {
 		case again:
 			if err := j.Defer(time.Now().Add(t.every)); err != nil {
-				return err
+				return false, err
 			}
 			t.retried.Add(1)
 			continue
-		case t.kind == "held" && rnd.IntN(100) == 0:
-			return j.Defer(time.Now().Add(1000 * time.Hour))
+		case t.kind == "held" && rand.IntN(100) == 0:
+			return true, j.Defer(time.Now().Add(1000 * time.Hour))
 		}
 		if err := j.Used(); err != nil {
-			return err
+			return false, err
 		}
 		t.live.Add(-int64(n))
-		return nil
+		return true, nil
 	}
 }
 
