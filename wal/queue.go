@@ -48,6 +48,18 @@ func (l *lane) push(e entry) {
 	}
 }
 
+// pushReady puts an entry into one of the queue's lanes. It reports whether an expiry, 0 for none, is the next one of what is
+// ready, which the timer is to know.
+func (q *queue) pushReady(l *lane, e entry, expires int64) (sooner bool) {
+	l.push(e)
+	q.entries++
+	if expires == 0 || q.lapse != 0 && expires >= q.lapse {
+		return false
+	}
+	q.lapse = expires
+	return true
+}
+
 // first is the oldest entry of a lane, which is not empty.
 func (l *lane) first(t *state.Table) (e entry, back bool) {
 	if l.ready.n == 0 {

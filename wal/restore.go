@@ -109,13 +109,9 @@ func (t *restoring) plain(slot uint32, m *state.Message, r *state.Recipient) boo
 	}
 	r.Mem |= memReady
 	s.table.Ref(slot)
-	t.l.push(entry{s.table.Order(m), state.Ref{Slot: slot}})
-	t.q.entries++
+	t.q.pushReady(t.l, entry{s.table.Order(m), state.Ref{Slot: slot}}, expires) // timers are set when all is in
 	t.q.counts[classPending]++
 	s.sched.counts[classPending]++
-	if expires != 0 && (t.q.lapse == 0 || expires < t.q.lapse) {
-		t.q.lapse = expires
-	}
 	return true
 }
 

@@ -159,13 +159,8 @@ func (s *Store) makeReady(q *queue, ref state.Ref, r *state.Recipient, now int64
 	x := m.ExpiresAt()
 	if x != 0 && x <= now {
 		q.pushLapsed(e)
-	} else {
-		q.lane(m.Priority).push(e)
-		q.entries++
-		if x != 0 && (q.lapse == 0 || x < q.lapse) {
-			q.lapse = x
-			s.setTimer(q)
-		}
+	} else if q.pushReady(q.lane(m.Priority), e, x) {
+		s.setTimer(q)
 	}
 	s.offer(q)
 }
