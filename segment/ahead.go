@@ -13,7 +13,7 @@ func AheadOf(h *FrameHeader) int64 {
 	return max(readTable, FrameHeaderSize+int64(h.TableLen))
 }
 
-// Ahead asks for what Scan will read of [off, end) to be brought into memory, most bytes at the most: headers and tables of
+// Ahead asks for what Scan will read of [off, end) to be brought into memory: headers and tables of
 // long frames, all of short ones. It waits for headers, since they say where the next one is, and for nothing else. It ends at
 // what is no frame, or when it may not ask for so many bytes more.
 func (s *Segment) Ahead(off, end int64, may func(bytes int64) bool) {

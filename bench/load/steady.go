@@ -154,17 +154,17 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 	loop := floor.(system.Loop)
 	var all, own float64
 	for range steadyWindows {
-		var bytes, cycles, retried, bareCycles int64
+		var bytes, cycles, bareCycles int64
 		var took, bareTook time.Duration
 		var w report.Window
 		before, ownBefore, loopBefore := dev.Read(), measure.OwnBytes(), loop.Wrote()
+		retriedBefore := t.retried.Load()
 		for range steadySlices {
-			before, want := t.retried.Load(), t.c.Steady/steadyWindows/steadySlices
+			want := t.c.Steady / steadyWindows / steadySlices
 			n, d, err := t.window(want)
 			if err != nil {
 				return err
 			}
-			retried += t.retried.Load() - before
 			// What the load has left to be done takes its time, not the bare loop's.
 			took += d + dev.Settle(settleMax)
 			bytes, cycles = bytes+want, cycles+n
@@ -174,7 +174,7 @@ func (t *steadyRun) windows(r *report.Steady, floor system.System) error {
 			}
 			bareCycles, bareTook = bareCycles+h.Count(), bareTook+d
 		}
-		w.PerSecond, w.Retried = float64(cycles)/took.Seconds(), float64(retried)/took.Seconds()
+		w.PerSecond, w.Retried = float64(cycles)/took.Seconds(), float64(t.retried.Load()-retriedBefore)/took.Seconds()
 		// What the store writes while it is the bare loop's turn counts: only what that wrote is taken off.
 		others := float64(loop.Wrote() - loopBefore)
 		w.Device, w.Own = part(dev.Read()-before-others, bytes), part(measure.OwnBytes()-ownBefore-others, bytes)
