@@ -18,6 +18,10 @@ type Draft struct {
 	Body    []byte
 	Slab    *segment.Slab // that both are laid out in, of Options.Recent; nil: in none
 	Lease   uint64
+	// Cold is the segment that Log.Cold has made for this frame, whose bodies behind Body, so many bytes, are there. It must stand when
+	// the frame is placed, see ColdStands.
+	Cold  uint32
+	Ahead int64
 	// Spare: a small frame that may take the last block of a segment. It moves the position
 	// of the log where there is no room for another segment.
 	Spare bool
@@ -71,7 +75,7 @@ func (l *Log) finish(f *Flight) (segment.FrameHeader, error) {
 // Place, Land, Retract and Append are for one goroutine at a time; Place and Land may be called beside
 // each other.
 func (l *Log) Place(d *Draft, f *Flight) error {
-	table, body := int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body))
+	table, body := int64(len(d.Table)-segment.FrameHeaderSize), int64(len(d.Body))+d.Ahead
 	if table < 0 || table%8 != 0 || table > segment.TableMax {
 		return fmt.Errorf("a table of %d bytes is none that could be read", table)
 	}
@@ -100,7 +104,10 @@ func (l *Log) Place(d *Draft, f *Flight) error {
 		if d.Spare && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) && l.refused.Kind != d.Kind {
 			return fmt.Errorf("what stands at the end of the log comes first: %w", disk.ErrNoSpace)
 		}
-		if l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
+		if l.tail.Number >= d.Cold && l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
+			if d.Cold != 0 && (l.tail.Number != d.Cold || l.off != l.tail.First()) {
+				return fmt.Errorf("the frame for %s comes when something else is there", segment.Name(d.Cold))
+			}
 			return l.place(d, f)
 		}
 		l.maker.busy()
@@ -125,7 +132,7 @@ func (l *Log) place(d *Draft, f *Flight) error {
 	h := segment.FrameHeader{
 		Kind: d.Kind, Records: d.Records, Salt: l.tail.Salt, Pos: pos,
 		Epoch: epoch, Nonce: nonce, Promise: l.Durable(), Lease: d.Lease, Time: l.opt.Now(), Previous: l.last.CRC,
-		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)), Total: l.total + uint64(d.Records),
+		TableLen: uint32(len(d.Table) - segment.FrameHeaderSize), BodyLen: int64(len(d.Body)) + d.Ahead, Total: l.total + uint64(d.Records),
 	}
 	if l.refused.Pos == pos { // again, so the same bytes, though time has passed since
 		h.Time, h.Promise = l.refused.Time, l.refused.Promise
@@ -137,6 +144,9 @@ func (l *Log) place(d *Draft, f *Flight) error {
 	last, size := &table, h.Len
 	if h.BodyLen > 0 {
 		last, size = &body, h.Len-int64(h.BodyOff)
+	}
+	if d.Ahead > 0 { // with what it is padded by
+		size = int64(len(body))
 	}
 	// In place as far as there is room: to fill a large block up, the frame would have to be copied.
 	room := int64(cap(*last)) &^ (sector - 1)

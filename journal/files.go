@@ -74,6 +74,9 @@ func (m *maker) hold(bytes int64, then func()) {
 func (m *maker) entered(number uint32) {
 	m.mu.Lock()
 	delete(m.ready, number)
+	if number == m.coldAt {
+		m.coldAt = 0
+	}
 	m.mu.Unlock()
 }
 

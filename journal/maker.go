@@ -58,6 +58,8 @@ type maker struct {
 	stop     bool
 	nameless []*segment.Segment // whose files were removed while they were mapped
 	waited   atomic.Bool        // the log waits for a segment
+	cold     *coldWish          // is to become next
+	coldAt   uint32             // the cold segment that stands ready, and whose frame is to come
 	moved    *sync.Cond         // ready, err, names or stop changed
 
 	wake chan struct{}
@@ -200,11 +202,17 @@ func (m *maker) run() {
 			if m.collectDead() {
 				continue
 			}
+			if m.makeCold() {
+				continue
+			}
 			if m.stopping() {
 				return
 			}
 			m.mu.Lock()
 			number := m.next
+			if number == m.coldAt && m.ready[number] != nil {
+				number++ // what goes on behind it is needed as soon
+			}
 			missing := m.ready[number] == nil && m.err == nil && m.names == nil
 			m.mu.Unlock()
 			if !missing {
@@ -523,7 +531,7 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	if err == nil {
 		_, err = f.WriteAt(h.Encode(), 0)
 	}
-	if err == nil && !barrier.Gone(barrier.SuccessorSync) {
+	if err == nil && !barrier.Gone(barrier.SuccessorSync) && !(from == coldName && barrier.Gone(barrier.ColdSync)) {
 		err = f.Sync()
 	}
 	err = errors.Join(err, f.Close())

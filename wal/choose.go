@@ -19,10 +19,10 @@ const (
 )
 
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not nearly as
-// large, for what lives, as CompactSpace says, or too little would come back.
-func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64) {
+// large, for what lives, as CompactSpace says, or too little would come back. urgent: so much larger that they are to be emptied at once.
+func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64, urgent bool) {
 	if s.log.Appended() < s.compaction.vain {
-		return nil, 0
+		return nil, 0, false
 	}
 	list := s.segmentUses()
 	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
@@ -40,7 +40,7 @@ type compactOptions struct {
 }
 
 // choose returns the segments to empty, and what lives in them. The list is used up.
-func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64) {
+func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64, urgent bool) {
 	var sealed, all int64
 	for _, i := range list {
 		if i.Sealed && (i.Live > 0 || !i.Known) { // else the next checkpoint gives it back
@@ -51,12 +51,14 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 	// It begins half a segment before that is reached: what is emptied comes back two checkpoints later.
 	over := sealed - all/100*int64(o.space) - o.cost + o.size/2
 	far := over > o.size // then all that is sparse is emptied, whatever it costs
+	// Another segment comes until the tail is full, and twice what little lives is no room for it.
+	urgent = over > 2*o.size || all < o.size/4
 	if over <= 0 || o.paced && !far {
-		return nil, 0
+		return nil, 0, urgent
 	}
 	list = byLive(list, sparse)
 	if numbers, live, gain := emptiest(list, false, compactPass); gain-o.cost > o.least {
-		return numbers, live
+		return numbers, live, urgent
 	}
 	// Where it takes several passes, what comes back counts for all of them: else a pass of little would never be worth it.
 	var gain int64
@@ -64,10 +66,10 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 		gain += i.Size - i.Live
 	}
 	if !far || gain-o.cost <= o.least {
-		return nil, 0
+		return nil, 0, urgent
 	}
 	numbers, live, _ = emptiest(list, true, compactPass)
-	return numbers, live
+	return numbers, live, urgent
 }
 
 // byLive returns those of the segments in which something lives that are sparse, the emptiest first. The list is used up.

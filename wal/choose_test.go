@@ -29,7 +29,7 @@ func TestSomethingIsEmptied(t *testing.T) {
 						live, gain = live+u.Live, gain+u.Size-u.Live
 					}
 					over := int64(n)*size*mib - live*2 - o.cost
-					numbers, moved := o.choose(list, mostlyDead)
+					numbers, moved, _ := o.choose(list, mostlyDead)
 					if percent > 0 && over > o.size/2 && gain-o.cost > o.least && len(numbers) == 0 {
 						t.Errorf("%d segments of %d MiB, %d %% of them live, checkpoints of %d MiB: none is emptied", n, size, percent, checkpoint)
 					}
@@ -48,7 +48,7 @@ func TestSomethingIsEmptied(t *testing.T) {
 // A bound that is never to be reached is none that wraps around.
 func TestNothingIsEmptiedForMoreThanThereIs(t *testing.T) {
 	o := compactOptions{size: 1 << 20, space: 100, least: 1<<63 - 1, cost: 1 << 20}
-	if numbers, _ := o.choose(evenly(100, 1<<20, 1), mostlyDead); len(numbers) > 0 {
+	if numbers, _, _ := o.choose(evenly(100, 1<<20, 1), mostlyDead); len(numbers) > 0 {
 		t.Errorf("%d segments are emptied", len(numbers))
 	}
 }
@@ -62,13 +62,13 @@ func TestWhatIsAlikeIsEmptied(t *testing.T) {
 		return l
 	}
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
-	numbers, _ := o.choose(list(), mostlyDead)
+	numbers, _, _ := o.choose(list(), mostlyDead)
 	if len(numbers) != 4 || numbers[1] || numbers[2] {
 		t.Errorf("%v are emptied, want those with one percent", numbers)
 	}
 	o.paced = true
 	o.space = 760 // less than half a segment above that
-	if numbers, _ = o.choose(list(), mostlyDead); len(numbers) != 0 {
+	if numbers, _, _ = o.choose(list(), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied though copies rest", numbers)
 	}
 }
@@ -85,11 +85,11 @@ func TestWhatIsComingIsNotCounted(t *testing.T) {
 		return l
 	}
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
-	if numbers, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
+	if numbers, _, _ := o.choose(list(11), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied, and eight come back without it", numbers)
 	}
 	// What lives in all but two is not known: as long as that is so the log is too large.
-	if numbers, _ := o.choose(list(3), mostlyDead); len(numbers) != 2 {
+	if numbers, _, _ := o.choose(list(3), mostlyDead); len(numbers) != 2 {
 		t.Errorf("%v are emptied, want both in which something lives", numbers)
 	}
 }
@@ -105,22 +105,22 @@ func TestWhatIsStuckIsPassedOver(t *testing.T) {
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
 	var c compaction
 	sparse := func(u segmentUse) bool { return mostlyDead(u) && !c.isStuck(&u) }
-	first, _ := o.choose(list(4<<10), sparse)
+	first, _, _ := o.choose(list(4<<10), sparse)
 	if len(first) != 1 || !first[8] {
 		t.Fatalf("%v are emptied first", first)
 	}
 	c.noteStuck(first, list(4<<10))
-	next, _ := o.choose(list(4<<10), sparse)
+	next, _, _ := o.choose(list(4<<10), sparse)
 	if len(next) == 0 || next[8] {
 		t.Errorf("then %v are emptied", next)
 	}
 	// Something was used, so it may be another matter.
-	if again, _ := o.choose(list(2<<10), sparse); !again[8] {
+	if again, _, _ := o.choose(list(2<<10), sparse); !again[8] {
 		t.Errorf("when it has changed %v are emptied", again)
 	}
 	// A pass over others has not tried it again.
 	c.noteStuck(next, list(2<<10))
-	if again, _ := o.choose(list(2<<10), sparse); !again[8] {
+	if again, _, _ := o.choose(list(2<<10), sparse); !again[8] {
 		t.Errorf("when it has changed, and others were emptied, %v are", again)
 	}
 }

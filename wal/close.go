@@ -104,7 +104,7 @@ func (s *Store) doubtAll() {
 			s.rollback(t)
 			continue
 		}
-		g := s.place(t)
+		g := s.place(t, s.filling)
 		g.encoding.Done()
 	}
 }

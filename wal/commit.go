@@ -52,7 +52,7 @@ func (s *Store) submit(ctx context.Context, t *ticket) error {
 		t.finish()
 		return nil
 	}
-	g := s.place(t)
+	g := s.place(t, s.filling)
 	s.mu.Unlock()
 	// Poked before, an idle committer would only wait for the bytes.
 	t.encode()
@@ -160,14 +160,15 @@ func (s *Store) waitRoom(ctx context.Context) error {
 
 // place reserves the batch's place and encodes what depends on the state. The rest is
 // encoded by the caller outside the lock.
-func (s *Store) place(t *ticket) *group {
-	g := s.filling
+func (s *Store) place(t *ticket, g *group) *group {
 	t.group, t.at = g, s.opt.now().UnixNano()
 	t.tableAt, t.bodyAt = len(g.table), len(g.body)
 	table, body := t.need()
 	g.table, g.body = g.table[:t.tableAt+table], g.body[:t.bodyAt+body]
 	g.tickets = append(g.tickets, t)
-	s.joined(g)
+	if g.cold == 0 {
+		s.joined(g)
+	}
 	g.encoding.Add(1)
 	g.placed += int64(table + body)
 	s.placed += int64(table + body)

@@ -128,22 +128,20 @@ func (s *Store) tryTake(t *ticket, due bool, waited awaited) (g *group, end bool
 			return nil, false, wait
 		}
 	}
+	cold := s.takeCold(g)
+	if cold != nil {
+		g = cold
+	} else {
+		s.gatherer.missing.Store(0)
+	}
 	c.placing = true
-	s.gatherer.missing.Store(0)
 	c.busy++
 	c.flights = append(c.flights, g)
 	g.slot = slices.Index(c.slots[:], false)
 	c.slots[g.slot] = true
-	// Attempts ride along; those that were settled since need no record.
-	kept := s.attempts[:0]
-	for _, a := range s.attempts {
-		if !a.noteAttempt(g) {
-			kept = append(kept, a)
-		}
+	if cold == nil {
+		s.ride(g)
 	}
-	clear(s.attempts[len(kept):])
-	s.attempts = kept
-	s.forgetKeys(g)
 	if g.kind = segment.Data; g.empty() {
 		g.kind = segment.Marker
 	}
@@ -154,6 +152,28 @@ func (s *Store) tryTake(t *ticket, due bool, waited awaited) (g *group, end bool
 			s.nudging = true
 		}
 	}
+	if cold == nil {
+		s.nextFills(g)
+	}
+	return g, false, wait
+}
+
+// ride puts into a group that was taken what has no batch of its own. Store.mu is held.
+func (s *Store) ride(g *group) {
+	// Attempts ride along; those that were settled since need no record.
+	kept := s.attempts[:0]
+	for _, a := range s.attempts {
+		if !a.noteAttempt(g) {
+			kept = append(kept, a)
+		}
+	}
+	clear(s.attempts[len(kept):])
+	s.attempts = kept
+	s.forgetKeys(g)
+}
+
+// nextFills has another group fill behind one that was taken. Store.mu is held.
+func (s *Store) nextFills(g *group) {
 	g.seal(s.recent)
 	// Without a spare one nothing fills until one that is in flight has landed.
 	s.filling = nil
@@ -162,7 +182,6 @@ func (s *Store) tryTake(t *ticket, due bool, waited awaited) (g *group, end bool
 		s.spares = s.spares[:n-1]
 	}
 	s.roomy.Broadcast()
-	return g, false, wait
 }
 
 // commitGroup has the frame of a group that was taken written, and lands what can land; with leads
@@ -200,7 +219,7 @@ func (s *Store) hasWork() bool {
 	}
 	// Somebody may be waiting for an ID, for an attempt to be durable, or for the log to move, and what is
 	// in flight does not do it.
-	if s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
+	if s.cold.now || s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
 		return true
 	}
 	if g.empty() {

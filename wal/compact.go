@@ -51,6 +51,7 @@ type heldPiece struct {
 type compaction struct {
 	running chan struct{} // holds one while one runs
 	wake    chan struct{}
+	hurry   chan struct{}    // somebody else waits to begin
 	next    int64            // of the loop: how much the log must have taken before it copies again
 	vain    int64            // of the loop: the same, also where the log is much larger than it should be
 	stuck   map[uint32]int64 // of the loop: segments that could not be emptied, and what lived in them
@@ -79,13 +80,13 @@ func (s *Store) compactLoop() {
 			}
 			err = s.compact(context.Background(), 0) // else what others append between the copies would be pinned with them
 		} else {
-			sparse, live := s.worthCompacting()
+			sparse, live, urgent := s.worthCompacting()
 			if len(sparse) == 0 {
 				continue
 			}
 			began, before := s.log.Appended(), s.log.Files().Segments
 			var moved int64
-			moved, err = s.compactThese(context.Background(), sparse, live)
+			moved, err = s.compactThese(context.Background(), sparse, live, !urgent && live <= coldMax)
 			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
 			if end := s.log.Appended(); s.log.Files().Segments >= before && end-began < 4*moved {
 				// With segments that hold few frames copies may be no denser than what was there. Where next to nothing else
@@ -131,7 +132,7 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 			return s.settleFolds()
 		}
 		info.Segments, info.Left = len(sparse), left
-		moved, err := s.empty(ctx, sparse, rate, &info)
+		moved, err := s.empty(ctx, sparse, rate, &info, false)
 		if err = errors.Join(err, s.settleFolds()); err != nil {
 			return err
 		}
@@ -141,13 +142,13 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 	}
 }
 
-// compactThese empties segments at CompactRate, and has them recycled.
-func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live int64) (moved int64, err error) {
+// compactThese empties segments at CompactRate, into a cold one if that can be had, and has them recycled.
+func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live int64, cold bool) (moved int64, err error) {
 	if err := s.compaction.begin(ctx); err != nil {
 		return 0, err
 	}
 	defer s.compaction.end()
-	moved, err = s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live})
+	moved, err = s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live}, cold)
 	if moved == 0 {
 		return 0, err
 	}
@@ -158,6 +159,16 @@ func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live i
 // begin waits until no other compaction runs.
 func (c *compaction) begin(ctx context.Context) error {
 	select {
+	case c.hurry <- struct{}{}:
+		defer func() {
+			select {
+			case <-c.hurry:
+			default:
+			}
+		}()
+	default:
+	}
+	select {
 	case c.running <- struct{}{}:
 		return nil
 	case <-ctx.Done():
@@ -167,8 +178,8 @@ func (c *compaction) begin(ctx context.Context) error {
 
 func (c *compaction) end() { <-c.running }
 
-// empty copies what lives in segments to the end of the log.
-func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo) (moved int64, err error) {
+// empty copies what lives in segments into a cold one, or to the end of the log.
+func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo, cold bool) (moved int64, err error) {
 	pieces, err := s.heldIn(ctx, sparse)
 	if err != nil {
 		return 0, err
@@ -176,7 +187,12 @@ func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, i
 	if err := s.scatter(sparse, true); err != nil {
 		return 0, err
 	}
-	moved, err = s.move(ctx, pieces, rate, info)
+	if cold {
+		moved, err = s.moveCold(ctx, pieces, rate, info, false)
+	}
+	if moved == 0 && err == nil {
+		moved, err = s.move(ctx, pieces, rate, info)
+	}
 	return moved, errors.Join(err, s.scatter(sparse, false)) // what was not emptied is read as before
 }
 
@@ -274,9 +290,7 @@ func (s *Store) move(ctx context.Context, pieces []heldPiece, rate int64, info *
 		}
 		moved += n
 		info.Moved, info.Left = info.Moved+n, max(info.Left-n, 0)
-		if tr := s.opt.Trace; tr != nil && tr.Compacted != nil {
-			tr.Compacted(*info)
-		}
+		s.traceCompacted(info)
 		if err := s.pace(ctx, n, rate, began); err != nil {
 			return moved, err
 		}

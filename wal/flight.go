@@ -32,6 +32,9 @@ func (s *Store) placeFrame(g *group) error {
 		return nil
 	}
 	d := journal.Draft{Kind: g.kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
+	if g.cold != 0 {
+		d.Cold, d.Body, d.Ahead = g.cold, g.body[:len(g.body)-g.ahead], int64(g.ahead)
+	}
 	d.Spare = g.nudge && g.kind == segment.Marker
 	d.Shrink = d.Spare && s.space.idle.Load()
 	for {
@@ -299,9 +302,9 @@ func (s *Store) fail(err error) {
 	if closing {
 		why = fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	list := append(slices.Clone(s.committer.flights), s.filling)
+	list := append(slices.Clone(s.committer.flights), s.filling, s.cold.group)
 	s.committer.flights = nil
-	s.filling, s.spares = nil, nil
+	s.filling, s.spares, s.cold = nil, nil, coldGroup{}
 	s.roomy.Broadcast()
 	s.mu.Unlock()
 	for _, g := range list {

@@ -14,15 +14,17 @@ type group struct {
 	slab     *segment.Slab // that both lie in; nil: large
 	table    []byte        // the frame's header, then records; len grows, memory stays
 	body     []byte
+	ahead    int // of a cold group: bytes at the end of body that are written
 	records  uint32
 	tickets  []*ticket
 	attempts []*claim // whose Attempt records ride in it
 	lease    uint64
-	placed   int64 // bytes of batches that have a place in it
-	growth   int64 // what those add to the next checkpoint
-	nudge    bool  // it moves the position of the log for whoever waits in nudge
-	forgets  int   // keys that it drops
-	full     bool  // somebody waits for room that it has not
+	placed   int64  // bytes of batches that have a place in it
+	growth   int64  // what those add to the next checkpoint
+	nudge    bool   // it moves the position of the log for whoever waits in nudge
+	forgets  int    // keys that it drops
+	cold     uint32 // the segment that it is for, alone
+	full     bool   // somebody waits for room that it has not
 	encoding sync.WaitGroup
 
 	// From takeGroup to its landing.
@@ -109,7 +111,7 @@ func (g *group) hasFrame() bool { return g.records > 0 || g.kind == segment.Mark
 func (g *group) reset() {
 	g.slab, g.table, g.body = nil, nil, nil
 	g.records, g.placed, g.growth, g.nudge, g.forgets, g.full = 0, 0, 0, false, 0, false
-	g.written, g.err = false, nil
+	g.written, g.err, g.ahead, g.cold = false, nil, 0, 0
 	clear(g.tickets)
 	g.tickets = g.tickets[:0]
 	clear(g.attempts)

@@ -216,7 +216,7 @@ func (s *Store) resume(r *recovered) error {
 	s.measure()
 	s.segment = log.End().Segment()
 	s.committer = committer{marker: time.NewTimer(markerAfter), armed: true, runners: flightsMax}
-	s.compaction = compaction{running: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s.compaction = compaction{running: make(chan struct{}, 1), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
 	s.bg.Add(4)
 	go s.compactLoop()
 	for range flightsMax {

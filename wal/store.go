@@ -80,6 +80,7 @@ type Store struct {
 	staged     int                  // of them by Stage, and not over
 	filling    *group
 	spares     []*group
+	cold       coldGroup
 	recent     *segment.Recent // frames in memory: those that fill, and those written last
 	committer  committer
 	gatherer   gatherer

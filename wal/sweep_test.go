@@ -14,6 +14,7 @@ import (
 	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
 	"github.com/mtawal/mtawal/mailq"
+	"github.com/mtawal/mtawal/segment"
 )
 
 // sweeper is a history on a disk on which operations fail. It goes on after errors: what a
@@ -21,9 +22,10 @@ import (
 // first so many.
 type sweeper struct {
 	*history
-	disk  *faultdisk.FS
-	tries int // openings that failed, one behind the other
-	hits  int // operations that were made to fail
+	script func(*sweeper)
+	disk   *faultdisk.FS
+	tries  int // openings that failed, one behind the other
+	hits   int // operations that were made to fail
 	// heals: the disk is well again within the patience of every call, and the store must go on.
 	heals bool
 }
@@ -196,9 +198,9 @@ func (f *sweeper) do(what string, call func(context.Context) error) {
 	}
 }
 
-// script is the history: segments fill and die, checkpoints come and go, bodies go in
+// mixedScript is the history of all that a store does: segments fill and die, checkpoints come and go, bodies go in
 // chunks, claims stay out over an end.
-func (f *sweeper) script() {
+func (f *sweeper) mixedScript() {
 	mixed := func(n int) Result { return []Result{Delivered, Deferred, Failed, 0}[n%4] }
 	gone := func(int) Result { return Delivered }
 	f.enqueue(900, 3)
@@ -229,12 +231,39 @@ func (f *sweeper) script() {
 	f.end()
 }
 
+// coldScript is the history of copies that go into a cold segment.
+func (f *sweeper) coldScript() {
+	gone := func(int) Result { return Delivered }
+	for range 4 {
+		f.enqueue(24_000, 1)
+	}
+	f.enqueue(900, 3)
+	f.claim("a", 3, gone)
+	f.enqueue(24_000, 1)
+	f.do("checkpoint", func(ctx context.Context) error { return f.s.Checkpoint(ctx) })
+	f.do("copies", func(ctx context.Context) error {
+		s := f.s
+		return s.background(ctx, func() error {
+			moved, err := toCold(s)
+			if moved == 0 && err == nil && f.disk.Failed() == 0 {
+				f.fail("nothing was copied")
+			}
+			return errors.Join(err, s.settleFolds())
+		})
+	})
+	f.claim("a", 1, gone)
+	f.enqueue(10, 1)
+	f.end()
+	f.enqueue(10, 1)
+	f.end()
+}
+
 // run runs the script with a plan, then heals the disk and looks at what is there: as a
 // power cut would leave it, and as it is.
 func (f *sweeper) run(p faultdisk.Plan) {
 	f.rng = rand.New(rand.NewPCG(1, 2))
 	f.disk.Set(p)
-	f.script()
+	f.script(f)
 	f.hits += f.disk.Failed()
 	f.disk.Set(faultdisk.Plan{})
 	synctest.Wait()
@@ -288,10 +317,10 @@ func (f *sweeper) forgotten(all bool) {
 	f.must("closing what a disk left that lied", s.Close())
 }
 
-func newSweeper() *sweeper {
-	h := newHistory(memdisk.Config{}, Options{SegmentSize: 64 << 10, claims: 256})
+func newSweeper(s *sweptHistory) *sweeper {
+	h := newHistory(memdisk.Config{}, Options{SegmentSize: s.segment, CompactMin: s.compactMin, claims: 256})
 	h.faulty = true
-	f := &sweeper{history: h, disk: faultdisk.New(h.fs)}
+	f := &sweeper{history: h, script: s.script, disk: faultdisk.New(h.fs)}
 	h.opt.fs = f.disk
 	return f
 }
@@ -340,10 +369,30 @@ func sweeps() []sweep {
 	return list
 }
 
+// sweptHistory is a history of which each operation fails in turn.
+type sweptHistory struct {
+	name       string
+	script     func(*sweeper)
+	segment    int64
+	compactMin int64
+}
+
+var sweptHistories = []sweptHistory{
+	{name: "mixed", script: (*sweeper).mixedScript, segment: segment.SizeMin},
+	{name: "cold", script: (*sweeper).coldScript, segment: 2 * segment.SizeMin, compactMin: 1 << 60},
+}
+
 // TestFaultSweep makes each operation of a history fail in each way that there is, once
 // and for ever. Nothing acknowledged is lost, the store can be closed, and when the disk
 // works again it goes on.
 func TestFaultSweep(t *testing.T) {
+	t.Parallel()
+	for _, h := range sweptHistories {
+		t.Run(h.name, h.sweep)
+	}
+}
+
+func (h *sweptHistory) sweep(t *testing.T) {
 	t.Parallel()
 	for _, c := range sweeps() {
 		t.Run(c.name, func(t *testing.T) {
@@ -354,7 +403,7 @@ func TestFaultSweep(t *testing.T) {
 			}
 			for ; ; n += step {
 				c.plan.N = n
-				f := newSweeper()
+				f := newSweeper(h)
 				f.heals = c.heals
 				what := fmt.Sprintf("%s, at operation %d", c.name, n)
 				if err := f.inBubble(t, what, func() { f.run(c.plan) }); err != nil {

@@ -31,6 +31,7 @@ type MtawalQueue struct {
 	store    *wal.Store
 	consumer wal.Consumer
 	at       atomic.Int64 // when a piece of a compaction was last copied
+	log      atomic.Int64 // bytes of frames that are durable
 	last     atomic.Int64 // CompactInfo.Moved then
 	moved    atomic.Int64 // bytes in all
 }
@@ -50,7 +51,7 @@ func openMtawal(dir string, traced bool) (*MtawalQueue, error) {
 	m := &MtawalQueue{}
 	var o wal.Options
 	if traced {
-		o.Trace = &wal.Trace{Compacted: m.compacted}
+		o.Trace = &wal.Trace{Compacted: m.compacted, Durable: func(c wal.CommitInfo) { m.log.Add(c.Bytes) }}
 	}
 	var err error
 	if m.store, err = wal.Open(dir, o); err != nil {
@@ -72,14 +73,8 @@ func (m *MtawalQueue) compacted(i wal.CompactInfo) {
 	m.moved.Add(i.Moved - was)
 }
 
-// Log is how many bytes were appended to the log, to a segment, and how many of them were copies
-// made by compactions: these only of a store that is traced.
-func (m *MtawalQueue) Log() (all, moved int64) {
-	for _, s := range m.store.Segments() {
-		all = max(all, int64(s.Number)*wal.SegmentSizeDefault)
-	}
-	return all, m.moved.Load()
-}
+// Log is how many bytes were appended to the log, and how many of them were copies made by compactions, of a store that is traced.
+func (m *MtawalQueue) Log() (all, moved int64) { return m.log.Load(), m.moved.Load() }
 
 // Compacting reports whether a piece was copied within the last 50 ms.
 func (m *MtawalQueue) Compacting() bool {

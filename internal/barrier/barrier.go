@@ -79,6 +79,8 @@ const (
 	ScrubLeft
 	// Unmap: a dead segment goes while it is mapped.
 	Unmap
+	// ColdSync: a cold segment stands ready when what was written ahead is in the page cache only.
+	ColdSync
 	end
 )
 
@@ -90,7 +92,7 @@ var names = [end]string{
 	LockOutlives: "lock-outlives", StreamPin: "stream-pin", ReaderPin: "reader-pin", Latch: "latch", NamesLatch: "names-latch",
 	ClaimChecksum: "claim-checksum", TailChecksum: "tail-checksum", MoveChecksum: "move-checksum", SizeCheck: "size-check",
 	DeadName: "dead-name", OlderStart: "older-start", SpareTaken: "spare-taken", SpareSync: "spare-sync",
-	ScrubSync: "scrub-sync", ScrubLeft: "scrub-left", Unmap: "unmap",
+	ScrubSync: "scrub-sync", ScrubLeft: "scrub-left", Unmap: "unmap", ColdSync: "cold-sync",
 }
 
 func (b Barrier) String() string { return names[b] }

@@ -41,5 +41,6 @@ var watchers = map[barrier.Barrier]watcher{
 	barrier.SpareSync:        {"journal", "^TestSpareFilesAreDurable$"},
 	barrier.ScrubSync:        {"wal", "^TestScenario_CrashAtEveryStepOfScrubbing$"},
 	barrier.ScrubLeft:        {"journal", "^TestScrubWipesWhatACrashLeft$"},
+	barrier.ColdSync:         {"wal", "^TestScenario_CrashAtEveryStepOfFillingAColdSegment$"},
 	barrier.Unmap:            {"wal", "^TestScenario_CrashAtEveryStepOfGivingSegmentsBack$"},
 }
