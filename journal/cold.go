@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/mtawal/mtawal/internal/barrier"
 	"github.com/mtawal/mtawal/internal/disk"
@@ -51,7 +50,7 @@ func (l *Log) Cold(table int64, bodies []byte, wrote func(n int) error) (number 
 	size := max(roundUp(segment.SizeMin, int64(a)), h.Len+3*int64(a)) // the header, the Seal and a Marker
 	bound := roundUp(int64(h.BodyOff), int64(a))
 	head = int(min(int64(len(bodies)), bound-int64(h.BodyOff)))
-	if size > l.opt.SegmentSize/2 { // it gains nothing
+	if size > l.opt.SegmentSize/2 || l.opt.Scrub { // it gains nothing; what waits in it would have to be wiped
 		return 0, 0, fmt.Errorf("a segment of %d bytes: %w", size, ErrNoCold)
 	}
 	m := l.maker
@@ -66,19 +65,9 @@ func (l *Log) Cold(table int64, bodies []byte, wrote func(n int) error) (number 
 		err = fmt.Errorf("a cold segment: %w", err)
 	}
 	if !made.taken {
-		err = errors.Join(err, m.dropCold(size))
+		err = errors.Join(err, m.gone(coldName, size))
 	}
 	return made.number, head, err
-}
-
-// dropCold removes a file that has not become a cold segment.
-func (m *maker) dropCold(size int64) error {
-	if m.l.opt.Scrub {
-		if err := wipe(m.l.dir, coldName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			m.l.opt.Logger.Warn("copies are removed without being wiped", "file", coldName, "err", err)
-		}
-	}
-	return m.gone(coldName, size)
 }
 
 // fillCold writes the file of a cold segment: bodies at an offset, zeros before and behind.
@@ -173,7 +162,7 @@ func (m *maker) makeCold() bool {
 		err = errStopped
 	case m.names != nil:
 		err = m.names
-	case m.small > 0, next == nil && m.err != nil, number == m.named, next != nil && next.Size != m.l.opt.SegmentSize, m.ready[number+1] != nil:
+	case m.small > 0, m.waited.Load(), next == nil && m.err != nil, number == m.named, next != nil && next.Size != m.l.opt.SegmentSize, m.ready[number+1] != nil:
 		err = ErrNoCold
 	case next != nil:
 		delete(m.ready, number)
@@ -195,9 +184,18 @@ func (m *maker) makeCold() bool {
 	return true
 }
 
+// refuseCold tells whoever waits in stand that the log has ended.
+func (m *maker) refuseCold() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cold != nil {
+		m.cold.made <- coldMade{err: errStopped}
+	}
+}
+
 // makeWay takes the name off a segment that stands ready, which no Seal names: its file waits for another life.
 func (m *maker) makeWay(s *segment.Segment) error {
-	name, to := segment.Name(s.Number), fmt.Sprintf("%s%08x", freePrefix, s.Number)
+	name, to := segment.Name(s.Number), fmt.Sprintf("%sready-%08x", freePrefix, s.Number)
 	err := errors.Join(s.Release(), m.l.dir.Rename(name, to))
 	if err == nil && !barrier.Gone(barrier.DeadName) {
 		err = syncNames(m.l.dir)

@@ -3,6 +3,8 @@ package journal
 import (
 	"bytes"
 	"errors"
+	"path"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -173,69 +175,50 @@ func TestColdFrameComesTooLate(t *testing.T) {
 	})
 }
 
-// With Options.Scrub what was written ahead is wiped before it is removed: where the segment could not be had, and where an idle log has
-// no use for it.
+// With Options.Scrub there are no cold segments, and one that an opening without it has left is wiped before it goes.
 func TestColdIsScrubbed(t *testing.T) {
-	for _, what := range []string{"refused", "idle"} {
-		t.Run(what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m := memdisk.New(memdisk.Config{})
-				d := faultdisk.New(m)
-				r := rigOver(t, m, d)
-				r.opt.Scrub, r.opt.SegmentSize = true, 4*segment.SizeMin
-				r.ok(MakeFirst(r.dir, testUUID, r.opt))
-				r.open()
-				r.put(1)
-				synctest.Wait()
-				secret := []byte("what nobody else is to read")
-				cold := func() (number uint32, err error) {
-					number, _, err = r.log.Cold(64, bytes.Repeat(secret, 90_000/len(secret)), func(int) error { return nil })
-					return number, err
-				}
-				removed := 0
-				r.fs.OnOp(func(op disk.Op, name string) {
-					if op != disk.OpRemove {
-						return
-					}
-					removed++
-					crash := r.fs.Clone()
-					crash.PowerCutWith(func(int) int { return 0 }) // what is on the device
-					left, err := crash.Device(name)
-					if err == nil && bytes.Contains(left, secret) {
-						t.Errorf("%s is removed and holds what was copied", name)
-					}
-				})
-				if what == "refused" {
-					d.Set(faultdisk.Plan{N: 1, Err: disk.ErrNoSpace, Only: []disk.Op{disk.OpSync}})
-					if _, err := cold(); !errors.Is(err, disk.ErrNoSpace) {
-						t.Error(err)
-					}
-					d.Set(faultdisk.Plan{})
-				} else {
-					number, err := cold()
-					r.ok(err)
-					r.log.Unused(number)
-					r.log.Idle(segment.SizeMin)
-				}
-				synctest.Wait()
-				r.fs.OnOp(nil)
-				if removed == 0 {
-					t.Error("nothing was removed")
-				}
-				for _, n := range r.files() {
-					f, err := r.dir.Open(n, false)
-					r.ok(err)
-					size, err := f.Size()
-					r.ok(err)
-					b := make([]byte, size)
-					_, err = f.ReadAt(b, 0)
-					r.ok(errors.Join(err, f.Close()))
-					if bytes.Contains(b, secret) {
-						t.Errorf("%s holds what was copied", n)
-					}
-				}
-				r.crash().replays("behind it", withoutSeals(r.frames))
-			})
+	synctest.Test(t, func(t *testing.T) {
+		r := on(t, memdisk.New(memdisk.Config{}))
+		r.opt.SegmentSize = 4 * segment.SizeMin
+		r.ok(MakeFirst(r.dir, testUUID, r.opt))
+		r.open()
+		r.put(1)
+		synctest.Wait()
+		secret := []byte("what nobody else is to read")
+		number, _, err := r.log.Cold(64, bytes.Repeat(secret, 90_000/len(secret)), func(int) error { return nil })
+		r.ok(err)
+		synctest.Wait()
+		r.close()
+		if !bytes.Contains(r.bytes(number), secret) {
+			t.Fatal("nothing was copied")
+		}
+		removed := false
+		r.fs.OnOp(func(op disk.Op, name string) {
+			if op != disk.OpRemove || !strings.HasPrefix(path.Base(name), freePrefix+"0") {
+				return
+			}
+			removed = true
+			crash := r.fs.Clone()
+			crash.PowerCutWith(func(int) int { return 0 }) // what is on the device
+			left, err := crash.Device(logDir + "/" + path.Base(name))
+			if err != nil || bytes.Contains(left, secret) {
+				t.Errorf("%s is removed and holds what was copied: %v", name, err)
+			}
 		})
-	}
+		r.opt.Scrub = true
+		r.open()
+		synctest.Wait()
+		r.fs.OnOp(nil)
+		if !removed {
+			t.Error("nothing was removed")
+		}
+		if bytes.Contains(r.bytes(number), secret) {
+			t.Error("the next segment holds what was copied")
+		}
+		if _, err := r.cold(1000); !errors.Is(err, ErrNoCold) {
+			t.Error(err)
+		}
+		r.put(1)
+		r.crash().replays("behind it", withoutSeals(r.frames))
+	})
 }

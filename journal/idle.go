@@ -66,21 +66,12 @@ func (m *maker) shrink() bool {
 		next, large = beyond, true // behind a cold one
 	}
 	large = large && m.coldAt == 0
-	wiped := large && m.l.opt.Scrub && next.Size < m.l.opt.SegmentSize // what was to be a cold one holds copies
-	if wiped {
-		delete(m.ready, next.Number)
-		m.dead = append(m.dead, deadFile{next.Number, next.Size, nil})
-		m.turn++
-	} else if large {
+	if large {
 		delete(m.ready, next.Number)
 		m.moving += next.Size
 		m.turn++
 	}
 	m.mu.Unlock()
-	if wiped {
-		m.removed(segment.Name(next.Number), next.Release())
-		return true
-	}
 	if !large {
 		name := ""
 		if idle > 0 {

@@ -160,6 +160,17 @@ func (l *Log) Last() segment.FrameHeader { return l.last }
 // Appended is the number of bytes of frames appended since the log was resumed.
 func (l *Log) Appended() int64 { return l.bytes.Load() }
 
+// TailLeft is how many bytes are left of the tail.
+func (l *Log) TailLeft() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	end := l.End()
+	if s := l.segments[end.Segment()]; s != nil {
+		return s.Size - end.Offset()
+	}
+	return 0
+}
+
 // Durable is the position through which the log is durable.
 func (l *Log) Durable() segment.Pos {
 	if l.opt.NoSync {

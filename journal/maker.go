@@ -113,6 +113,18 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 			removed = true
 		}
 	}
+	if l.opt.Scrub {
+		// What was to be a cold segment holds copies.
+		for n, s := range ready {
+			if s.Size < l.opt.SegmentSize {
+				if err := s.Release(); err != nil {
+					return fmt.Errorf("closing %s: %w", segment.Name(n), err)
+				}
+				delete(ready, n)
+				m.dead = append(m.dead, deadFile{number: n, size: s.Size})
+			}
+		}
+	}
 	if removed {
 		// Their room is built on next: they must not come back beside what is made of it.
 		if err := l.dir.Sync(); err != nil {
@@ -197,6 +209,7 @@ func (m *maker) close() error {
 
 func (m *maker) run() {
 	defer close(m.done)
+	defer m.refuseCold()
 	for range m.wake {
 		for {
 			if m.collectDead() {

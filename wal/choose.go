@@ -19,7 +19,7 @@ const (
 )
 
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not nearly as
-// large, for what lives, as CompactSpace says, or too little would come back. urgent: so much larger that they are to be emptied at once.
+// large, for what lives, as CompactSpace says, or too little would come back. urgent: they are to be emptied at once.
 func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64, urgent bool) {
 	if s.log.Appended() < s.compaction.vain {
 		return nil, 0, false
@@ -51,8 +51,9 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 	// It begins half a segment before that is reached: what is emptied comes back two checkpoints later.
 	over := sealed - all/100*int64(o.space) - o.cost + o.size/2
 	far := over > o.size // then all that is sparse is emptied, whatever it costs
-	// Another segment comes until the tail is full, and twice what little lives is no room for it.
-	urgent = over > 2*o.size || all < o.size/4
+	// Copies that wait for the tail to be full let the log grow by another segment, which is to be within what CompactSpace and
+	// the reserve leave. Next to nothing is soon copied again, too.
+	urgent = all < o.size/4
 	if over <= 0 || o.paced && !far {
 		return nil, 0, urgent
 	}

@@ -1,7 +1,6 @@
 package wal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/disk/faultdisk"
 	"github.com/mtawal/mtawal/internal/disk/memdisk"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -19,20 +19,51 @@ func uncompacted(fs disk.FS) Options {
 	return Options{SegmentSize: 2 * segment.SizeMin, claims: 1024, CompactMin: 1 << 60, fs: fs}
 }
 
-// toCold copies what lives in sealed segments into a cold one, as much as one takes and without waiting until the tail is full. It
-// reports how much that was.
-func toCold(s *Store) (moved int64, err error) {
+// copies starts to copy what lives in sealed segments into a cold one.
+func copies(s *Store) (done chan error) {
+	done = make(chan error, 1)
 	numbers := make(map[uint32]bool)
 	for _, i := range s.segmentUses() {
 		if i.Sealed {
 			numbers[i.Number] = true
 		}
 	}
-	pieces, err := s.heldIn(bgCtx, numbers)
-	if err != nil {
-		return 0, err
+	go func() {
+		pieces, err := s.heldIn(bgCtx, numbers)
+		if err == nil {
+			_, _, err = s.moveCold(bgCtx, pieces, 0, &CompactInfo{})
+		}
+		done <- err
+	}()
+	return done
+}
+
+// copiesWait does so, and returns when they wait for the tail to be full.
+func copiesWait(t *testing.T, s *Store) (done chan error) {
+	t.Helper()
+	done = copies(s)
+	for range 100 {
+		synctest.Wait()
+		s.mu.Lock()
+		waits := s.cold != nil
+		s.mu.Unlock()
+		if waits {
+			return done
+		}
+		time.Sleep(time.Millisecond)
 	}
-	return s.moveCold(bgCtx, pieces, 0, &CompactInfo{}, true)
+	t.Fatal("no copies wait")
+	return nil
+}
+
+// coldOnes are the segments of the log that are smaller than it makes them by itself.
+func coldOnes(s *Store) (list []uint32) {
+	for _, i := range s.log.Segments() {
+		if i.Size < s.opt.SegmentSize {
+			list = append(list, i.Number)
+		}
+	}
+	return list
 }
 
 // inSegments says which segments hold live bytes, and how many.
@@ -59,24 +90,25 @@ func TestColdSegmentHoldsCopiesAlone(t *testing.T) {
 		if err := a.thin(s, "a", 60, 20); err != nil {
 			t.Fatal(err)
 		}
+		before := inSegments(t, s)
 		tail := s.log.End().Segment()
-		moved, err := toCold(s)
-		if err != nil || moved == 0 {
-			t.Fatalf("%d bytes copied: %v", moved, err)
+		delete(before, tail)
+		var want int64
+		for _, n := range before {
+			want += n
 		}
-		if at := s.log.End().Segment(); at != tail+1 {
-			t.Errorf("the log ends in segment %d, and the cold one is %d", at, tail+1)
-		}
-		if err := a.thin(s, "b", 20, 20); err != nil {
+		done := copiesWait(t, s)
+		if err := a.post(s, strings.Repeat("too long for the tail ", 4500)); err != nil {
 			t.Fatal(err)
 		}
-		if live := inSegments(t, s); live[tail+1] < moved {
-			t.Errorf("%d bytes live in the cold segment, want all %d: %v", live[tail+1], moved, live)
+		if err := <-done; err != nil {
+			t.Fatal(err)
 		}
-		for _, i := range s.log.Segments() {
-			if i.Number == tail+1 && !i.Sealed {
-				t.Error("the cold segment is not sealed")
-			}
+		if live := inSegments(t, s); want == 0 || live[tail+1] != want {
+			t.Errorf("%d bytes live in the cold segment, want all %d: %v, before %v", live[tail+1], want, live, before)
+		}
+		if at := s.log.End().Segment(); at != tail+2 {
+			t.Errorf("the log ends in segment %d, and the cold one is %d", at, tail+1)
 		}
 		for how, cut := range map[string]func(*memdisk.FS){
 			"kill":             func(fs *memdisk.FS) { fs.Kill() },
@@ -122,21 +154,16 @@ func TestScenario_CrashAtEveryStepOfFillingAColdSegment(t *testing.T) {
 			b.must("checkpoint", b.s.Checkpoint(bgCtx))
 		},
 		do: func(b *branch) {
-			moved, err := toCold(b.s)
-			if b.must("copying", err); moved == 0 {
-				b.fail("nothing was copied")
+			done := copies(b.s)
+			synctest.Wait()
+			b.enqueue(90_000, "a") // too long for the tail
+			if b.must("copying", <-done); len(coldOnes(b.s)) != 1 {
+				b.fail("nothing was copied: %v", b.s.Segments())
 			}
 			b.must("checkpoints", b.s.settleFolds())
 			b.use(b.live()[:2]...)
 			end := b.s.log.End().Segment()
-			done := make(chan error, 1)
-			go func() {
-				pieces, err := b.s.heldIn(bgCtx, map[uint32]bool{end: true, end - 1: true, end - 2: true})
-				if err == nil {
-					_, err = b.s.moveCold(bgCtx, pieces, 0, &CompactInfo{}, false)
-				}
-				done <- err
-			}()
+			done = copies(b.s)
 			synctest.Wait()
 			b.use(b.live()[:1]...)
 			for b.s.log.End().Segment() < end+2 {
@@ -162,45 +189,6 @@ func roomInTail(t *testing.T, s *Store, a *account) {
 	}
 }
 
-// coldWaits starts to copy what lives in sealed segments, and returns when the copies wait for the tail to be full.
-func coldWaits(t *testing.T, s *Store) (done chan int64) {
-	t.Helper()
-	numbers := make(map[uint32]bool)
-	for _, i := range s.segmentUses() {
-		if i.Sealed {
-			numbers[i.Number] = true
-		}
-	}
-	pieces, err := s.heldIn(bgCtx, numbers)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done = make(chan int64, 1)
-	go func() {
-		if err := s.compaction.begin(bgCtx); err != nil {
-			t.Error(err)
-		}
-		defer s.compaction.end()
-		moved, err := s.moveCold(bgCtx, pieces, 0, &CompactInfo{}, false)
-		if err != nil {
-			t.Error(err)
-		}
-		done <- moved
-	}()
-	for range 100 {
-		synctest.Wait()
-		s.mu.Lock()
-		waits := s.cold.group != nil
-		s.mu.Unlock()
-		if waits {
-			return done
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("no copies wait")
-	return nil
-}
-
 // The copies have their turn when the tail is full, and not before.
 func TestColdSegmentComesBetweenTwoOthers(t *testing.T) {
 	scenario(t, func(t *testing.T) {
@@ -212,14 +200,14 @@ func TestColdSegmentComesBetweenTwoOthers(t *testing.T) {
 		}
 		roomInTail(t, s, a)
 		tail := s.log.End()
-		done := coldWaits(t, s)
+		done := copiesWait(t, s)
 		for n := 0; s.log.End().Segment() <= tail.Segment()+1; n++ {
 			if err := a.post(s, fmt.Sprint("meanwhile ", n, strings.Repeat(" long", 300))); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if moved := <-done; moved == 0 {
-			t.Error("nothing was copied")
+		if err := <-done; err != nil || len(coldOnes(s)) != 1 {
+			t.Errorf("%v are cold: %v", coldOnes(s), err)
 		}
 		for _, i := range s.log.Segments() {
 			if i.Number == tail.Segment() && i.Size-i.End > 4*4096 {
@@ -238,9 +226,13 @@ func TestColdSegmentComesBetweenTwoOthers(t *testing.T) {
 func TestColdSegmentThatIsNotUsed(t *testing.T) {
 	for what, end := range map[string]func(*testing.T, *Store){
 		"nothing comes": func(*testing.T, *Store) { time.Sleep(2 * coldLook) },
-		"Compact":       func(t *testing.T, s *Store) { must(t, s.Compact(t.Context())) },
-		"Close":         func(t *testing.T, s *Store) { ended(t, s) },
-		"a failure":     func(_ *testing.T, s *Store) { s.fail(errors.New("a disk that is gone")) },
+		"Compact": func(t *testing.T, s *Store) {
+			if err := s.Compact(t.Context()); err != nil {
+				t.Error(err)
+			}
+		},
+		"Close":     func(t *testing.T, s *Store) { ended(t, s) },
+		"a failure": func(_ *testing.T, s *Store) { s.fail(errors.New("a disk that is gone")) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
@@ -251,15 +243,11 @@ func TestColdSegmentThatIsNotUsed(t *testing.T) {
 					t.Fatal(err)
 				}
 				roomInTail(t, s, a)
-				var done chan int64
-				if what == "a failure" {
-					done = coldFails(t, s)
-				} else {
-					done = coldWaits(t, s)
-				}
+				done := copiesWait(t, s)
 				end(t, s)
-				if moved := <-done; moved != 0 {
-					t.Errorf("%d bytes were copied", moved)
+				want := map[string]error{"Close": ErrClosed, "a failure": ErrFailed}[what]
+				if err := <-done; !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
 				}
 				if what == "nothing comes" || what == "Compact" {
 					for _, round := range []string{"b", "c"} {
@@ -283,24 +271,108 @@ func TestColdSegmentThatIsNotUsed(t *testing.T) {
 	}
 }
 
-// coldFails does what coldWaits does, for a store that fails meanwhile.
-func coldFails(t *testing.T, s *Store) (done chan int64) {
-	t.Helper()
-	pieces, err := s.heldIn(bgCtx, map[uint32]bool{1: true, 2: true})
-	if err != nil {
-		t.Fatal(err)
+// The disk has no room for the change of segment that the copies would go with, once: they go to the end of the log then, and the store goes on.
+func TestColdSegmentOnADiskThatIsFull(t *testing.T) {
+	for _, nudged := range []bool{false, true} {
+		scenario(t, func(t *testing.T) {
+			m := memdisk.New(memdisk.Config{})
+			fs := faultdisk.New(m)
+			s := started(t, uncompacted(fs))
+			a := newAccount()
+			if err := a.thin(s, "a", 60, 20); err != nil {
+				t.Fatal(err)
+			}
+			roomInTail(t, s, a)
+			tail := s.log.End().Segment()
+			done := copiesWait(t, s)
+			for n := 0; s.log.End().Offset() < s.opt.SegmentSize-2*4096; n++ {
+				if err := a.post(s, fmt.Sprint("short ", n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fs.Set(faultdisk.Plan{N: 1, Err: disk.ErrNoSpace, Only: []disk.Op{disk.OpWriteDurable}, Name: segment.Name(tail)})
+			if nudged { // a checkpoint waits for a position of its own
+				if err := s.nudge(); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := a.post(s, "another"); err != nil {
+				t.Error(err)
+			}
+			if fs.Failed() != 1 {
+				t.Errorf("the disk was full %d times", fs.Failed())
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			s.mu.Lock()
+			if s.placed != 0 || s.adding != 0 || s.leasing != s.leased || s.nudging {
+				t.Errorf("placed %d, adding %d, leasing %d of %d, nudging %v", s.placed, s.adding, s.leasing, s.leased, s.nudging)
+			}
+			s.mu.Unlock()
+			for range 30 {
+				if err := a.post(s, "and another"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ended(t, s)
+			if err := a.audit(m); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	done = make(chan int64, 1)
-	go func() {
-		moved, err := s.moveCold(context.Background(), pieces, 0, &CompactInfo{}, false)
-		if !errors.Is(err, ErrFailed) {
-			t.Errorf("copies that wait for a store that fails: %v", err)
+}
+
+// What one cold segment has no room for is not taken for what can't be copied.
+func TestWhatOneColdSegmentDoesNotTake(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		fs := memdisk.New(memdisk.Config{})
+		o := uncompacted(fs)
+		o.SegmentSize = 2 << 20
+		s := started(t, o)
+		for range 14 {
+			var b Batch
+			for range 500 {
+				b.Enqueue = append(b.Enqueue, mailing("held"))
+			}
+			if _, err := s.Commit(bgCtx, b); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err != nil {
-			moved = 0
+		for n := 0; s.log.End().Segment() < 2; n++ {
+			posted(t, s, fmt.Sprint(n, strings.Repeat(" long", 10_000)))
 		}
-		done <- moved
-	}()
-	synctest.Wait()
-	return done
+		for pass := 1; ; pass++ {
+			live := inSegments(t, s)
+			if live[1] == 0 {
+				if pass < 3 {
+					t.Errorf("%d passes, of which none was one part", pass-1)
+				}
+				break
+			}
+			if pass > 10 {
+				t.Fatalf("there is %v left", live)
+			}
+			over := make(chan error, 1)
+			go func() {
+				_, all, err := s.compactThese(bgCtx, map[uint32]bool{1: true}, live[1], true)
+				if all && pass == 1 {
+					t.Error("one took all")
+				}
+				over <- err
+			}()
+			for waits := true; waits; {
+				posted(t, s, strings.Repeat(" long", 10_000))
+				time.Sleep(5 * time.Millisecond)
+				select {
+				case err := <-over:
+					waits = false
+					if err != nil {
+						t.Fatal(err)
+					}
+				default:
+				}
+			}
+		}
+	})
 }

@@ -164,14 +164,17 @@ func (s *Store) place(t *ticket, g *group) *group {
 	t.group, t.at = g, s.opt.now().UnixNano()
 	t.tableAt, t.bodyAt = len(g.table), len(g.body)
 	table, body := t.need()
-	g.table, g.body = g.table[:t.tableAt+table], g.body[:t.bodyAt+body]
+	g.table = g.table[:t.tableAt+table]
 	g.tickets = append(g.tickets, t)
-	if g.cold == 0 {
-		s.joined(g)
-	}
 	g.encoding.Add(1)
-	g.placed += int64(table + body)
-	s.placed += int64(table + body)
+	if g.cold != 0 { // bodies, and what they take, are there
+		t.bodyAt = 0
+	} else {
+		g.body = g.body[:t.bodyAt+body]
+		s.joined(g)
+		g.placed += int64(table + body)
+		s.placed += int64(table + body)
+	}
 	growth := t.growth()
 	g.growth += growth
 	s.adding += growth
@@ -223,7 +226,7 @@ func (s *Store) place(t *ticket, g *group) *group {
 	if t.chunk != nil {
 		g.records++
 	}
-	t.base, t.table, t.body = at, g.table, g.body[:t.bodyAt+body]
+	t.base, t.table, t.body = at, g.table, g.body
 	return g
 }
 
@@ -251,9 +254,11 @@ func (t *ticket) encode() {
 		size := segment.MovedSize(m.record)
 		segment.PutMoved(t.table[at:at+size], int64(at), m.record, m.holder, m.from, int64(body))
 		at += size
-		n := copy(t.body[body:], m.body)
-		clear(t.body[body+n : body+pad8(n)])
-		body += pad8(n)
+		if t.group.cold == 0 {
+			n := copy(t.body[body:], m.body)
+			clear(t.body[body+n : body+pad8(n)])
+		}
+		body += pad8(len(m.body))
 	}
 	if c := t.chunk; c != nil {
 		n := copy(t.body[body:], c.data)

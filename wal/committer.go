@@ -135,6 +135,7 @@ func (s *Store) tryTake(t *ticket, due bool, waited awaited) (g *group, end bool
 		s.gatherer.missing.Store(0)
 	}
 	c.placing = true
+	g.leasing = s.leasing
 	c.busy++
 	c.flights = append(c.flights, g)
 	g.slot = slices.Index(c.slots[:], false)
@@ -219,7 +220,7 @@ func (s *Store) hasWork() bool {
 	}
 	// Somebody may be waiting for an ID, for an attempt to be durable, or for the log to move, and what is
 	// in flight does not do it.
-	if s.cold.now || s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
+	if s.nextID >= s.leasing || s.starting > 0 && len(s.attempts) > 0 || s.nudged && !s.nudging {
 		return true
 	}
 	if g.empty() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/mtawal/mtawal/internal/barrier"
@@ -51,7 +52,8 @@ type heldPiece struct {
 type compaction struct {
 	running chan struct{} // holds one while one runs
 	wake    chan struct{}
-	hurry   chan struct{}    // somebody else waits to begin
+	waiting atomic.Int32     // who waits to begin
+	hurry   chan struct{}    // somebody does
 	next    int64            // of the loop: how much the log must have taken before it copies again
 	vain    int64            // of the loop: the same, also where the log is much larger than it should be
 	stuck   map[uint32]int64 // of the loop: segments that could not be emptied, and what lived in them
@@ -86,7 +88,8 @@ func (s *Store) compactLoop() {
 			}
 			began, before := s.log.Appended(), s.log.Files().Segments
 			var moved int64
-			moved, err = s.compactThese(context.Background(), sparse, live, !urgent && live <= coldMax)
+			var all bool
+			moved, all, err = s.compactThese(context.Background(), sparse, live, !urgent && live <= coldMax)
 			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
 			if end := s.log.Appended(); s.log.Files().Segments >= before && end-began < 4*moved {
 				// With segments that hold few frames copies may be no denser than what was there. Where next to nothing else
@@ -94,7 +97,9 @@ func (s *Store) compactLoop() {
 				s.compaction.vain = end + s.opt.SegmentSize
 			}
 			if err == nil {
-				s.compaction.noteStuck(sparse, s.segmentUses())
+				if all {
+					s.compaction.noteStuck(sparse, s.segmentUses())
+				}
 				s.compaction.poke() // there may be another pass
 			}
 		}
@@ -132,7 +137,7 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 			return s.settleFolds()
 		}
 		info.Segments, info.Left = len(sparse), left
-		moved, err := s.empty(ctx, sparse, rate, &info, false)
+		moved, _, err := s.empty(ctx, sparse, rate, &info, false)
 		if err = errors.Join(err, s.settleFolds()); err != nil {
 			return err
 		}
@@ -143,29 +148,25 @@ func (s *Store) compact(ctx context.Context, rate int64) error {
 }
 
 // compactThese empties segments at CompactRate, into a cold one if that can be had, and has them recycled.
-func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live int64, cold bool) (moved int64, err error) {
+func (s *Store) compactThese(ctx context.Context, sparse map[uint32]bool, live int64, cold bool) (moved int64, all bool, err error) {
 	if err := s.compaction.begin(ctx); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	defer s.compaction.end()
-	moved, err = s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live}, cold)
+	moved, all, err = s.empty(ctx, sparse, s.opt.CompactRate, &CompactInfo{Segments: len(sparse), Left: live}, cold)
 	if moved == 0 {
-		return 0, err
+		return 0, all, err
 	}
 	// Also after an error, a disk that is full say: what was copied is to be given back.
-	return moved, errors.Join(err, s.settleFolds())
+	return moved, all, errors.Join(err, s.settleFolds())
 }
 
 // begin waits until no other compaction runs.
 func (c *compaction) begin(ctx context.Context) error {
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
 	select {
 	case c.hurry <- struct{}{}:
-		defer func() {
-			select {
-			case <-c.hurry:
-			default:
-			}
-		}()
 	default:
 	}
 	select {
@@ -178,22 +179,24 @@ func (c *compaction) begin(ctx context.Context) error {
 
 func (c *compaction) end() { <-c.running }
 
-// empty copies what lives in segments into a cold one, or to the end of the log.
-func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo, cold bool) (moved int64, err error) {
+// empty copies what lives in segments into a cold one, or to the end of the log, and reports whether all of it was tried.
+func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, info *CompactInfo, cold bool) (moved int64, all bool, err error) {
 	pieces, err := s.heldIn(ctx, sparse)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	if err := s.scatter(sparse, true); err != nil {
-		return 0, err
+		return 0, false, err
 	}
+	all = true
 	if cold {
-		moved, err = s.moveCold(ctx, pieces, rate, info, false)
+		moved, all, err = s.moveCold(ctx, pieces, rate, info)
 	}
 	if moved == 0 && err == nil {
 		moved, err = s.move(ctx, pieces, rate, info)
+		all = true
 	}
-	return moved, errors.Join(err, s.scatter(sparse, false)) // what was not emptied is read as before
+	return moved, all, errors.Join(err, s.scatter(sparse, false)) // what was not emptied is read as before
 }
 
 // settleFolds makes the checkpoints that it takes to know what is dead: two that start

@@ -33,7 +33,7 @@ func (s *Store) placeFrame(g *group) error {
 	}
 	d := journal.Draft{Kind: g.kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
 	if g.cold != 0 {
-		d.Cold, d.Body, d.Ahead = g.cold, g.body[:len(g.body)-g.ahead], int64(g.ahead)
+		d.Cold, d.Ahead = g.cold, g.ahead
 	}
 	d.Spare = g.nudge && g.kind == segment.Marker
 	d.Shrink = d.Spare && s.space.idle.Load()
@@ -44,6 +44,10 @@ func (s *Store) placeFrame(g *group) error {
 			return err
 		}
 		s.syncing[g.slot].Store(0)
+		if g.cold != 0 { // no Marker may stand in front of it, and it can do without
+			s.refuseCold(g)
+			return nil
+		}
 		if err := s.nudgeFull(); err != nil && !errors.Is(err, disk.ErrNoSpace) {
 			return err
 		}
@@ -195,7 +199,9 @@ func (s *Store) landFirst() {
 		return
 	}
 	c.flights = slices.Delete(c.flights, 0, 1)
-	s.answered(len(g.tickets))
+	if g.cold == 0 {
+		s.answered(len(g.tickets))
+	}
 	more := err == nil && s.hasWork()
 	s.mu.Unlock()
 	if more {
@@ -302,9 +308,9 @@ func (s *Store) fail(err error) {
 	if closing {
 		why = fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	list := append(slices.Clone(s.committer.flights), s.filling, s.cold.group)
+	list := append(slices.Clone(s.committer.flights), s.filling, s.cold)
 	s.committer.flights = nil
-	s.filling, s.spares, s.cold = nil, nil, coldGroup{}
+	s.filling, s.spares, s.cold = nil, nil, nil
 	s.roomy.Broadcast()
 	s.mu.Unlock()
 	for _, g := range list {

@@ -14,7 +14,6 @@ type group struct {
 	slab     *segment.Slab // that both lie in; nil: large
 	table    []byte        // the frame's header, then records; len grows, memory stays
 	body     []byte
-	ahead    int // of a cold group: bytes at the end of body that are written
 	records  uint32
 	tickets  []*ticket
 	attempts []*claim // whose Attempt records ride in it
@@ -23,7 +22,9 @@ type group struct {
 	growth   int64  // what those add to the next checkpoint
 	nudge    bool   // it moves the position of the log for whoever waits in nudge
 	forgets  int    // keys that it drops
-	cold     uint32 // the segment that it is for, alone
+	cold     uint32 // the segment that it is for, alone; bodies behind body are there
+	ahead    int64  // so many bytes of them
+	leasing  uint64 // Store.leasing when it was taken
 	full     bool   // somebody waits for room that it has not
 	encoding sync.WaitGroup
 

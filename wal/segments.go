@@ -14,7 +14,7 @@ type SegmentState string
 
 // The states of a segment.
 const (
-	SegmentReady   SegmentState = "ready"   // made ahead; nothing was written to it in this life
+	SegmentReady   SegmentState = "ready"   // made ahead; no frame was written to it in this life
 	SegmentTail    SegmentState = "tail"    // being written
 	SegmentSealed  SegmentState = "sealed"  // full
 	SegmentRetired SegmentState = "retired" // out of the log, or not in it any more: only a file

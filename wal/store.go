@@ -80,7 +80,7 @@ type Store struct {
 	staged     int                  // of them by Stage, and not over
 	filling    *group
 	spares     []*group
-	cold       coldGroup
+	cold       *group          // of copies, and waits until the tail is full
 	recent     *segment.Recent // frames in memory: those that fill, and those written last
 	committer  committer
 	gatherer   gatherer

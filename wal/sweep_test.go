@@ -23,6 +23,7 @@ import (
 type sweeper struct {
 	*history
 	script func(*sweeper)
+	plan   faultdisk.Plan
 	disk   *faultdisk.FS
 	tries  int // openings that failed, one behind the other
 	hits   int // operations that were made to fail
@@ -201,6 +202,7 @@ func (f *sweeper) do(what string, call func(context.Context) error) {
 // mixedScript is the history of all that a store does: segments fill and die, checkpoints come and go, bodies go in
 // chunks, claims stay out over an end.
 func (f *sweeper) mixedScript() {
+	f.disk.Set(f.plan)
 	mixed := func(n int) Result { return []Result{Delivered, Deferred, Failed, 0}[n%4] }
 	gone := func(int) Result { return Delivered }
 	f.enqueue(900, 3)
@@ -241,35 +243,41 @@ func (f *sweeper) coldScript() {
 	f.claim("a", 3, gone)
 	f.enqueue(24_000, 1)
 	f.do("checkpoint", func(ctx context.Context) error { return f.s.Checkpoint(ctx) })
-	f.do("copies", func(ctx context.Context) error {
+	f.disk.Set(f.plan) // what comes before is in the other history
+	var done chan error
+	f.do("copies", func(context.Context) error {
 		s := f.s
-		return s.background(ctx, func() error {
-			moved, err := toCold(s)
-			if moved == 0 && err == nil && f.disk.Failed() == 0 {
-				f.fail("nothing was copied")
-			}
-			return errors.Join(err, s.settleFolds())
-		})
+		done = make(chan error, 1)
+		go func() {
+			done <- s.background(bgCtx, func() error { return errors.Join(<-copies(s), s.settleFolds()) })
+		}()
+		synctest.Wait()
+		return nil
 	})
+	f.enqueue(90_000, 1) // too long for the tail
+	if f.alive() && f.hits+f.disk.Failed() == 0 && len(coldOnes(f.s)) != 1 {
+		f.fail("nothing was copied")
+	}
 	f.claim("a", 1, gone)
-	f.enqueue(10, 1)
-	f.end()
+	f.end() // which ends the copies too
+	if done != nil {
+		<-done
+	}
 	f.enqueue(10, 1)
 	f.end()
 }
 
-// run runs the script with a plan, then heals the disk and looks at what is there: as a
+// run runs the script with its plan, then heals the disk and looks at what is there: as a
 // power cut would leave it, and as it is.
-func (f *sweeper) run(p faultdisk.Plan) {
+func (f *sweeper) run() {
 	f.rng = rand.New(rand.NewPCG(1, 2))
-	f.disk.Set(p)
 	f.script(f)
 	f.hits += f.disk.Failed()
 	f.disk.Set(faultdisk.Plan{})
 	synctest.Wait()
 	f.image(f.fs)
-	if p.Lie {
-		f.forgotten(p.Forever)
+	if f.plan.Lie {
+		f.forgotten(f.plan.Forever)
 	} else {
 		f.probe(power)
 	}
@@ -404,9 +412,10 @@ func (h *sweptHistory) sweep(t *testing.T) {
 			for ; ; n += step {
 				c.plan.N = n
 				f := newSweeper(h)
+				f.plan = c.plan
 				f.heals = c.heals
 				what := fmt.Sprintf("%s, at operation %d", c.name, n)
-				if err := f.inBubble(t, what, func() { f.run(c.plan) }); err != nil {
+				if err := f.inBubble(t, what, f.run); err != nil {
 					t.Fatalf("%s: %v\n%s", what, err, f.disk.Trace())
 				}
 				if f.hits == 0 {

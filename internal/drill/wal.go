@@ -15,6 +15,7 @@ import (
 const (
 	segmentSize      = 16 << 20
 	segmentSizeSmall = 1 << 20
+	segmentSizeTiny  = 256 << 10
 	fullDiskBytes    = 20 << 20 // of which six segments and two checkpoints are kept back
 	slowCommitMax    = 5 * time.Millisecond
 )
@@ -26,6 +27,9 @@ var Wal = Engine{
 		o := wal.Options{SegmentSize: segmentSize}
 		if with&(Compaction|FullDisk) != 0 {
 			o.SegmentSize = segmentSizeSmall
+		}
+		if with&Compaction != 0 { // of the store's own accord too, as soon as anything comes back
+			o.SegmentSize, o.CompactSpace, o.CompactMin = segmentSizeTiny, 100, 1
 		}
 		if with&FullDisk != 0 {
 			o.MaxBytes = fullDiskBytes

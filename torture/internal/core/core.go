@@ -48,7 +48,11 @@ func carryOut(r *Request) *Response {
 }
 
 func (l *life) options() wal.Options {
-	return wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
+	o := wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
+	if l.Config.Eager {
+		o.CompactSpace, o.CompactMin = 100, 1
+	}
+	return o
 }
 
 func (l *life) run() error {

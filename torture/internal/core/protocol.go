@@ -25,6 +25,8 @@ type Config struct {
 	Close bool
 
 	Staged, Batches, Operator, Compact, Fold, Sync bool
+	// Eager: the store empties segments of its own accord as soon as anything comes back.
+	Eager bool
 }
 
 // Request is an order to a core.
