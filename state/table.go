@@ -117,6 +117,7 @@ type Table struct {
 	extents  map[uint64][]Extent
 	late     shrink.Map[uint64, uint32] // by ID: see Order
 	loaded   uint64                     // highest ID that a Loader brought
+	died     bool                       // a message has, ever
 
 	queues []*Queue // nil: the number is free
 	byName shrink.Map[string, uint32]
@@ -349,6 +350,7 @@ func (t *Table) drop(slot uint32) {
 	}
 	t.index.remove(m.ID)
 	t.messages--
+	t.died = true
 	t.Counts.Weight -= m.Bytes()
 	if m.flags&msgExtents != 0 {
 		delete(t.extents, m.ID)
@@ -498,6 +500,10 @@ func (t *Table) ForEach(fn func(slot uint32)) { t.ForEachFrom(0, t.Slots(), fn) 
 // Loaded is the highest ID that came from a checkpoint. What has it, or a lower one, is where it was loaded: ForEach comes to
 // such messages in the order of their IDs.
 func (t *Table) Loaded() uint64 { return t.loaded }
+
+// Intact reports whether no message has died yet: then ForEach comes to what was not loaded in the order in which it was enqueued, behind
+// what was.
+func (t *Table) Intact() bool { return !t.died }
 
 // ForEachFrom is ForEach for about so many slots from one on, whatever is in them. It returns
 // the slot to go on at, which is Slots at the end.

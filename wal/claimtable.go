@@ -57,6 +57,7 @@ const (
 	claimsMagic   = "MTAWALCL"
 	claimsVersion = 1
 	claimsHeader  = 4096
+	claimsPiece   = 64 << 10
 	claimSlotSize = 32
 	// claimSlots is how many runs of recipients can be under delivery at a time.
 	claimSlots = 32768
@@ -83,6 +84,7 @@ type claimsFound struct {
 	closed segment.Pos
 	gen    uint64 // the nonce of its owner's epoch
 	runs   []run
+	filled int64 // bytes of the file in front of those that are all zero, as far as that is known
 
 	settled *outcomeLog // where the log, as replayed, settles them
 }
@@ -112,12 +114,14 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	if err != nil {
 		return found, fmt.Errorf("size of %s: %w", claimsName, err)
 	}
+	found.filled = size
 	if size < claimsHeader || size > claimsSize(claimSlots) || size%claimSlotSize != 0 {
 		return found, nil
 	}
-	words := make([]uint64, size/8)
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
-	if _, err := f.ReadAt(b, 0); err != nil {
+	// In pieces: memory that is touched for the first time costs more than what is read into it.
+	words := make([]uint64, claimsPiece/8)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), claimsPiece)
+	if _, err := f.ReadAt(b[:claimsHeader], 0); err != nil {
 		return found, fmt.Errorf("reading %s: %w", claimsName, err)
 	}
 	word := func(i int) uint64 { return words[i] }
@@ -139,20 +143,30 @@ func readClaims(dir disk.Dir, uuid [16]byte) (found claimsFound, err error) {
 	found.synced, found.closed = segment.Pos(word(wordSynced)), segment.Pos(word(wordClosed))
 	gen := word(9)
 	found.gen = gen
-	for i := range slots {
-		w := (claimsHeader + i*claimSlotSize) / 8
-		id, n, pos, check := word(w), word(w+1), word(w+2), word(w+3)
-		if id == 0 || check != mix(id, n, pos, gen) {
-			continue
+	filled := int64(claimsHeader)
+	for off := filled; off < size; off += claimsPiece {
+		piece := min(claimsPiece, size-off)
+		if _, err := f.ReadAt(b[:piece], off); err != nil {
+			return found, fmt.Errorf("reading %s: %w", claimsName, err)
 		}
-		found.runs = append(found.runs, run{id: id, first: uint32(n), count: uint32(n >> 32), pos: segment.Pos(pos)})
+		for w := 0; w < int(piece/8); w += claimSlotSize / 8 {
+			id, n, pos, check := word(w), word(w+1), word(w+2), word(w+3)
+			if id|n|pos|check != 0 {
+				filled = off + int64(w)*8 + claimSlotSize
+			}
+			if id != 0 && check == mix(id, n, pos, gen) {
+				found.runs = append(found.runs, run{id: id, first: uint32(n), count: uint32(n >> 32), pos: segment.Pos(pos)})
+			}
+		}
 	}
+	found.filled = filled
 	return found, nil
 }
 
 // openClaims makes the table empty and ours. What was in it must be durable in the log
-// before. One that is not exact tells the next owner to go by the log, as after a power cut.
-func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segment.Pos, exact bool) (*claimTable, error) {
+// before. One that is not exact tells the next owner to go by the log, as after a power cut. What lies behind the bytes that were filled is
+// known to be zeros.
+func openClaims(dir disk.Dir, uuid [16]byte, slots int, filled int64, gen uint64, synced segment.Pos, exact bool) (*claimTable, error) {
 	f, err := dir.Open(claimsName, true)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = dir.Create(claimsName)
@@ -161,13 +175,13 @@ func openClaims(dir disk.Dir, uuid [16]byte, slots int, gen uint64, synced segme
 		return nil, err
 	}
 	t := &claimTable{file: f, gen: gen}
-	if err := t.init(dir, uuid, slots, synced, exact); err != nil {
+	if err := t.init(dir, uuid, slots, filled, synced, exact); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening %s: %w", claimsName, err), f.Close())
 	}
 	return t, nil
 }
 
-func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment.Pos, exact bool) error {
+func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, filled int64, synced segment.Pos, exact bool) error {
 	want := claimsSize(slots)
 	size, err := t.file.Size()
 	if err != nil {
@@ -189,7 +203,7 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 		}
 	}
 	t.words = make([]uint64, want/8)
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), want)
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&t.words[0])), min(max(filled, claimsHeader), want))
 	copy(b, claimsMagic)
 	t.words[1] = claimsVersion
 	copy(b[16:], uuid[:])
@@ -198,8 +212,9 @@ func (t *claimTable) init(dir disk.Dir, uuid [16]byte, slots int, synced segment
 	if _, err := t.file.WriteAt(b, 0); err != nil {
 		return err
 	}
-	for i := uint32(slots); i > 0; i-- {
-		t.free = append(t.free, i-1)
+	t.free = make([]uint32, slots)
+	for i := range t.free {
+		t.free[i] = uint32(slots - 1 - i)
 	}
 	if dir.CopyOnWrite() {
 		return nil

@@ -186,7 +186,7 @@ func (s *Store) resume(r *recovered) error {
 		s.opt.Logger.Warn("cut a torn tail", "at", r.found.CutFrom.String(), "bytes", r.found.CutSize)
 	}
 	if barrier.Gone(barrier.DoubtBeforeSlots) {
-		early, err := openClaims(s.dir, s.uuid, s.opt.claims, 1, log.End(), true)
+		early, err := openClaims(s.dir, s.uuid, s.opt.claims, r.claims.filled, 1, log.End(), true)
 		if err != nil {
 			return errors.Join(err, log.Close())
 		}
@@ -201,7 +201,7 @@ func (s *Store) resume(r *recovered) error {
 			return errors.Join(err, log.Close())
 		}
 	}
-	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, log.Last().Nonce, log.Durable(), !s.opt.Administer)
+	s.claims, err = openClaims(s.dir, s.uuid, s.opt.claims, r.claims.filled, log.Last().Nonce, log.Durable(), !s.opt.Administer)
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}

@@ -23,7 +23,7 @@ func (s *Store) buildQueues() {
 	// What came from the checkpoint is in the table by ID. What was committed later than its ID says waits for its turn, which is
 	// not far. What the replay brought is behind all of it, and may be in any slot.
 	var late entryHeap
-	var fresh []entry
+	var fresh []entry // of what the replay brought, and can't be taken as it comes
 	upTo := func(order uint64) {
 		for len(late) > 0 && late[0].order <= order {
 			slot := late[0].ref.Slot
@@ -31,11 +31,13 @@ func (s *Store) buildQueues() {
 			to.message(slot)
 		}
 	}
-	loaded := s.table.Loaded()
+	loaded, intact := s.table.Loaded(), s.table.Intact()
 	s.table.ForEach(func(slot uint32) {
 		m := s.table.Msg(slot)
 		order := s.table.Order(m)
 		switch {
+		case m.ID > loaded && intact:
+			upTo(order)
 		case m.ID > loaded:
 			fresh = append(fresh, entry{order, state.Ref{Slot: slot}})
 			return

@@ -149,6 +149,13 @@ func TestWhatWaitedAtOpen(t *testing.T) {
 // What is claimed first was committed first, also behind a kill: of what the checkpoint has, what was committed later than its ID says
 // among it, and of what came behind it, in slots of messages that are gone.
 func TestOrderBehindAKill(t *testing.T) {
+	for _, intact := range []bool{false, true} {
+		t.Run(fmt.Sprint("intact ", intact), func(t *testing.T) { orderBehindAKill(t, intact) })
+	}
+}
+
+// intact: no message dies behind the checkpoint.
+func orderBehindAKill(t *testing.T, intact bool) {
 	fs := memdisk.New(memdisk.Config{})
 	s := must(Open(spool, roomy(fs)))(t)
 	var order []ID
@@ -184,13 +191,15 @@ func TestOrderBehindAKill(t *testing.T) {
 	var b Batch
 	var left []ID
 	for i, id := range order {
-		if i%3 == 0 && i < 400 {
+		if i%3 == 0 && i < 400 && !intact {
 			b.Edit = append(b.Edit, Edit{ID: id, Outcomes: []Outcome{{Recipient: All, Result: Removed}}})
 		} else {
 			left = append(left, id)
 		}
 	}
-	must(s.Commit(t.Context(), b))(t)
+	if !intact {
+		must(s.Commit(t.Context(), b))(t)
+	}
 	order = left
 	post(100)
 	commit(last)
@@ -206,7 +215,10 @@ func TestOrderBehindAKill(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if first := s.table.Msg(0).ID; first <= s.table.Loaded() {
+	if s.table.Intact() != intact {
+		t.Errorf("intact: %t, want %t", s.table.Intact(), intact)
+	}
+	if first := s.table.Msg(0).ID; first <= s.table.Loaded() && !intact {
 		t.Errorf("slot 0 is not used again: it has %x, the checkpoint went to %x", first, s.table.Loaded())
 	}
 	c := must(s.Consumer(ConsumerOptions{InFlight: len(order)}))(t)
