@@ -16,11 +16,15 @@ const (
 	tierLeast = 64
 	// costRatio is how many bytes must come back for each that is copied.
 	costRatio = 8
+	// coldRatio is that of a segment out of which copies go into a cold one, where they stay.
+	coldRatio = 2
+	// coldPart: there are none while less than a part of a segment in coldPart lives in all.
+	coldPart = 5
 )
 
 // worthCompacting returns segments that are to be emptied, with what lives in them: none as long as the log is not nearly as
-// large, for what lives, as CompactSpace says, or too little would come back. urgent: they are to be emptied at once.
-func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64, urgent bool) {
+// large, for what lives, as CompactSpace says, or too little would come back. cold: what lives in them is to have a segment of its own.
+func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64, cold bool) {
 	if s.log.Appended() < s.compaction.vain {
 		return nil, 0, false
 	}
@@ -40,7 +44,7 @@ type compactOptions struct {
 }
 
 // choose returns the segments to empty, and what lives in them. The list is used up.
-func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64, urgent bool) {
+func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool) (numbers map[uint32]bool, live int64, cold bool) {
 	var sealed, all int64
 	for _, i := range list {
 		if i.Sealed && (i.Live > 0 || !i.Known) { // else the next checkpoint gives it back
@@ -51,15 +55,19 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 	// It begins half a segment before that is reached: what is emptied comes back two checkpoints later.
 	over := sealed - all/100*int64(o.space) - o.cost + o.size/2
 	far := over > o.size // then all that is sparse is emptied, whatever it costs
-	// Copies that wait for the tail to be full let the log grow by another segment, which is to be within what CompactSpace and
-	// the reserve leave. Next to nothing is soon copied again, too.
-	urgent = all < o.size/4
 	if over <= 0 || o.paced && !far {
-		return nil, 0, urgent
+		return nil, 0, false
 	}
 	list = byLive(list, sparse)
-	if numbers, live, gain := emptiest(list, false, compactPass); gain-o.cost > o.least {
-		return numbers, live, urgent
+	// Copies that wait for the tail to be full let the log grow by another segment, which is to be within what CompactSpace and
+	// the reserve leave; so one cold segment must do, and next to nothing is soon copied again.
+	if all >= o.size/coldPart {
+		if numbers, live, gain := emptiest(list, cheap, min(coldMax, o.size/2)); gain-o.cost > o.least && over-gain <= o.size/2 {
+			return numbers, live, true
+		}
+	}
+	if numbers, live, gain := emptiest(list, alike, compactPass); gain-o.cost > o.least {
+		return numbers, live, false
 	}
 	// Where it takes several passes, what comes back counts for all of them: else a pass of little would never be worth it.
 	var gain int64
@@ -67,10 +75,10 @@ func (o *compactOptions) choose(list []segmentUse, sparse func(segmentUse) bool)
 		gain += i.Size - i.Live
 	}
 	if !far || gain-o.cost <= o.least {
-		return nil, 0, urgent
+		return nil, 0, false
 	}
-	numbers, live, _ = emptiest(list, true, compactPass)
-	return numbers, live, urgent
+	numbers, live, _ = emptiest(list, whatever, compactPass)
+	return numbers, live, false
 }
 
 // byLive returns those of the segments in which something lives that are sparse, the emptiest first. The list is used up.
@@ -80,14 +88,23 @@ func byLive(list []segmentUse, sparse func(segmentUse) bool) []segmentUse {
 	return list
 }
 
-// emptiest returns the first of a list that byLive has made, all or those that are worth it together, up to so many live bytes, or
-// one. gain is what comes back.
-func emptiest(list []segmentUse, all bool, most int64) (numbers map[uint32]bool, live, gain int64) {
+// alike reports whether another segment is worth it beside those before it in a list that byLive has made, in which so much lives, and
+// out of which so much comes back.
+func alike(i *segmentUse, live, gain int64) bool {
+	return (live == 0 || i.Live <= max(tierRatio*live, i.Size/tierLeast)) && (live+i.Live)*costRatio <= gain+i.Size-i.Live
+}
+
+// cheap is that of copies that go into a cold segment, where it does not matter what else does.
+func cheap(i *segmentUse, _, _ int64) bool { return i.Live*coldRatio <= i.Size-i.Live }
+
+// whatever is for what is to be given back at any cost.
+func whatever(*segmentUse, int64, int64) bool { return true }
+
+// emptiest returns the first of a list that byLive has made which are worth it, up to so many live bytes, or one. gain is what comes back.
+func emptiest(list []segmentUse, worth func(i *segmentUse, live, gain int64) bool, most int64) (numbers map[uint32]bool, live, gain int64) {
 	numbers = make(map[uint32]bool)
 	for _, i := range list {
-		alike := live == 0 || i.Live <= max(tierRatio*live, i.Size/tierLeast)
-		cheap := (live+i.Live)*costRatio <= gain+i.Size-i.Live
-		if !all && !(alike && cheap) || live > 0 && live+i.Live > most {
+		if !worth(&i, live, gain) || live > 0 && live+i.Live > most {
 			break
 		}
 		numbers[i.Number] = true
@@ -136,7 +153,7 @@ func (s *Store) sparseSegments(before uint32) (numbers map[uint32]bool, live int
 	if short {
 		most = min(most, s.bounceRoom()/2)
 	}
-	numbers, live, _ = emptiest(list, true, most)
+	numbers, live, _ = emptiest(list, whatever, most)
 	if short && live > most {
 		return nil, 0 // not even the first
 	}

@@ -53,22 +53,43 @@ func TestNothingIsEmptiedForMoreThanThereIs(t *testing.T) {
 	}
 }
 
-// What is alike goes together, and is left alone beside what is not.
+// What is alike goes together, and is left alone beside what is not. Where one cold segment is enough it takes what is cheap.
 func TestWhatIsAlikeIsEmptied(t *testing.T) {
 	const size = 64 << 20
-	list := func() []segmentUse {
-		l := evenly(6, size, 1)
-		l[0].Live, l[1].Live = size/2, size/5 // from earlier times
+	list := func(n int) []segmentUse {
+		l := evenly(n, size, 1)
+		l[0].Live, l[1].Live = size/2, size/5*2 // from earlier times
 		return l
 	}
 	o := compactOptions{size: size, space: CompactSpaceDefault, least: size / 4 * 3}
-	numbers, _, _ := o.choose(list(), mostlyDead)
-	if len(numbers) != 4 || numbers[1] || numbers[2] {
-		t.Errorf("%v are emptied, want those with one percent", numbers)
+	few := evenly(12, size, 1)
+	for i := range 8 {
+		few[i].Live = size / 100 * 45
+	}
+	if numbers, _, cold := o.choose(few, mostlyDead); cold || len(numbers) != 4 || !numbers[12] {
+		t.Errorf("%v are emptied, cold: %t, want those with one percent, and that is not enough", numbers, cold)
+	}
+	many := list(12)
+	many[0].Live, many[1].Live, many[2].Live = size/100*49, size/100*49, size/8
+	for i, u := range evenly(10, size/2, 100) { // cold ones
+		u.Number = uint32(100 + i)
+		many = append(many, u)
+	}
+	if numbers, _, cold := o.choose(many, mostlyDead); !cold || len(numbers) != 10 || numbers[1] || numbers[2] {
+		t.Errorf("%v are emptied, cold: %t, want those with one percent, and the one with an eighth", numbers, cold)
+	}
+	// Where next to nothing lives it goes among fresh mail, and is copied again.
+	little := evenly(6, size, 1)
+	for i := range little {
+		little[i].Live = size / 1000
+	}
+	little[0].Live, little[1].Live = size/12, size/12
+	if numbers, _, cold := o.choose(little, mostlyDead); cold || len(numbers) != 4 || numbers[1] || numbers[2] {
+		t.Errorf("%v are emptied, cold: %t, want those with a thousandth", numbers, cold)
 	}
 	o.paced = true
-	o.space = 760 // less than half a segment above that
-	if numbers, _, _ = o.choose(list(), mostlyDead); len(numbers) != 0 {
+	o.space = 2140 // less than half a segment above that
+	if numbers, _, _ := o.choose(list(24), mostlyDead); len(numbers) != 0 {
 		t.Errorf("%v are emptied though copies rest", numbers)
 	}
 }
@@ -106,10 +127,10 @@ func TestWhatIsStuckIsPassedOver(t *testing.T) {
 	var c compaction
 	sparse := func(u segmentUse) bool { return mostlyDead(u) && !c.isStuck(&u) }
 	first, _, _ := o.choose(list(4<<10), sparse)
-	if len(first) != 1 || !first[8] {
+	if !first[8] {
 		t.Fatalf("%v are emptied first", first)
 	}
-	c.noteStuck(first, list(4<<10))
+	c.noteStuck(map[uint32]bool{8: true}, list(4<<10)) // and nothing lives in the others any more
 	next, _, _ := o.choose(list(4<<10), sparse)
 	if len(next) == 0 || next[8] {
 		t.Errorf("then %v are emptied", next)

@@ -19,7 +19,7 @@ import (
 const (
 	// coldMax bounds the copies of one cold segment, and coldTable their records: these are written, and applied under Store.mu, at once.
 	coldMax   = 16 << 20
-	coldTable = 512 << 10
+	coldTable = 1 << 20
 	// coldLook is how often it is looked whether the tail will soon be full, and coldWait how long that may take as it
 	// looks then. Where it takes longer the copies go to the end of the log.
 	coldLook = time.Second
@@ -67,7 +67,6 @@ func (s *Store) copyCold(ctx context.Context, t *ticket, pieces []heldPiece, exp
 				return bodies, moved, false, nil
 			}
 			table, bodies, moved = size, b, moved+int64(len(m.record)+len(m.body))
-			m.body = m.body[:len(m.body):len(m.body)]
 			t.moves = append(t.moves, m)
 		}
 		f.taken()

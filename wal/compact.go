@@ -82,14 +82,14 @@ func (s *Store) compactLoop() {
 			}
 			err = s.compact(context.Background(), 0) // else what others append between the copies would be pinned with them
 		} else {
-			sparse, live, urgent := s.worthCompacting()
+			sparse, live, cold := s.worthCompacting()
 			if len(sparse) == 0 {
 				continue
 			}
 			began, before := s.log.Appended(), s.log.Files().Segments
 			var moved int64
 			var all bool
-			moved, all, err = s.compactThese(context.Background(), sparse, live, !urgent && live <= coldMax)
+			moved, all, err = s.compactThese(context.Background(), sparse, live, cold)
 			s.compaction.next = began + 2*moved // so copies are no more than half of what is written, as a rule
 			if end := s.log.Appended(); s.log.Files().Segments >= before && end-began < 4*moved {
 				// With segments that hold few frames copies may be no denser than what was there. Where next to nothing else

@@ -75,7 +75,7 @@ type Options struct {
 	// is dead: when every message with bytes in it is used or was copied elsewhere, two
 	// checkpoints lie behind it, and nobody reads it. Compact has that come about for all segments
 	// but the one that is written, whose turn comes when it is full, or when the store was empty for a minute. It
-	// costs as many bytes again as are written. Without it they stay until they are written
+	// costs as many bytes again as are written, and has what is copied lie among fresh mail. Without it they stay until they are written
 	// over. Notes and addresses are in checkpoints too, which are written over by later ones.
 	Scrub bool
 	// Administer opens the store for a tool that changes what waits, and delivers nothing, where the options of

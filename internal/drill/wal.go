@@ -29,7 +29,7 @@ var Wal = Engine{
 			o.SegmentSize = segmentSizeSmall
 		}
 		if with&Compaction != 0 { // of the store's own accord too, as soon as anything comes back
-			o.SegmentSize, o.CompactSpace, o.CompactMin = segmentSizeTiny, 100, 1
+			o.SegmentSize, o.CompactSpace, o.CompactMin = segmentSizeTiny, 130, 1
 		}
 		if with&FullDisk != 0 {
 			o.MaxBytes = fullDiskBytes

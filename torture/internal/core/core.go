@@ -50,7 +50,7 @@ func carryOut(r *Request) *Response {
 func (l *life) options() wal.Options {
 	o := wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
 	if l.Config.Eager {
-		o.CompactSpace, o.CompactMin = 100, 1
+		o.CompactSpace, o.CompactMin = 130, 1
 	}
 	return o
 }
