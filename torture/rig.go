@@ -153,16 +153,21 @@ func configOf(rng *rand.Rand) core.Config {
 	if rng.IntN(5) == 0 {
 		room = 2<<20 + 16*segment // six segments, two checkpoints and the claim table are kept back
 	}
-	eager := half()
-	if eager { // what it copies is to have segments of its own, which are 64 KiB at least
-		segment = max(segment, 256<<10)
-	}
-	return core.Config{
+	c := core.Config{
 		SegmentSize: segment, MaxBytes: room,
 		DurableStart: half(),
 		Producers:    1 + rng.IntN(8), Consumers: 1 + rng.IntN(8),
 		For:      time.Duration(200+rng.IntN(800)) * time.Millisecond,
 		Messages: 50 + rng.IntN(400),
-		Close:    half(), Staged: half(), Batches: half(), Operator: half(), Compact: half(), Fold: half(), Sync: half(), Eager: eager,
+		Close:    half(), Staged: half(), Batches: half(), Operator: half(), Compact: half(), Fold: half(), Sync: half(),
 	}
+	if half() { // there is much to copy, into segments of 64 KiB at least, and nobody else does
+		c.Eager, c.Fold, c.Compact = true, true, false
+		c.SegmentSize = max(c.SegmentSize, 128<<10)
+		c.Messages *= 4
+		if c.MaxBytes > 0 {
+			c.MaxBytes = 2<<20 + 16*c.SegmentSize
+		}
+	}
+	return c
 }

@@ -3,6 +3,8 @@ package wal
 import (
 	"cmp"
 	"slices"
+
+	"github.com/mtawal/mtawal/internal/eager"
 )
 
 // What waits for long is copied again with each segment that it shares with mail which does not. Emptying all sparse
@@ -29,9 +31,14 @@ func (s *Store) worthCompacting() (numbers map[uint32]bool, live int64, cold boo
 		return nil, 0, false
 	}
 	list := s.segmentUses()
+	sparse := func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) }
+	if eager.Cold.Load() {
+		numbers, live, _ = emptiest(byLive(list, sparse), cheap, coldMax)
+		return numbers, live, true
+	}
 	o := compactOptions{size: s.opt.SegmentSize, space: s.opt.CompactSpace, least: s.opt.CompactMin, cost: 4 * s.folds.size.Load(),
 		paced: s.log.Appended() < s.compaction.next}
-	return o.choose(list, func(i segmentUse) bool { return s.sparse(&i) && !s.compaction.isStuck(&i) })
+	return o.choose(list, sparse)
 }
 
 // compactOptions is what choose goes by.

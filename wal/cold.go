@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mtawal/mtawal/internal/disk"
+	"github.com/mtawal/mtawal/internal/eager"
 	"github.com/mtawal/mtawal/journal"
 	"github.com/mtawal/mtawal/segment"
 )
@@ -196,7 +197,7 @@ func (s *Store) takeCold(filling *group) *group {
 	if len(s.attempts) > 0 {
 		table += attemptRoom
 	}
-	if s.log.Fits(int64(table), int64(len(filling.body))) {
+	if s.log.Fits(int64(table), int64(len(filling.body))) && !eager.Cold.Load() {
 		return nil
 	}
 	s.cold = nil

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/eager"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/wal"
 )
@@ -28,8 +29,9 @@ var Wal = Engine{
 		if with&(Compaction|FullDisk) != 0 {
 			o.SegmentSize = segmentSizeSmall
 		}
-		if with&Compaction != 0 { // of the store's own accord too, as soon as anything comes back
-			o.SegmentSize, o.CompactSpace, o.CompactMin = segmentSizeTiny, 130, 1
+		if with&Compaction != 0 {
+			eager.Cold.Store(true)
+			o.SegmentSize = segmentSizeTiny
 		}
 		if with&FullDisk != 0 {
 			o.MaxBytes = fullDiskBytes

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mtawal/mtawal/internal/eager"
 	"github.com/mtawal/mtawal/torture/internal/mail"
 	"github.com/mtawal/mtawal/torture/internal/realfs"
 	"github.com/mtawal/mtawal/wal"
@@ -48,11 +49,8 @@ func carryOut(r *Request) *Response {
 }
 
 func (l *life) options() wal.Options {
-	o := wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
-	if l.Config.Eager {
-		o.CompactSpace, o.CompactMin = 130, 1
-	}
-	return o
+	eager.Cold.Store(l.Config.Eager)
+	return wal.Options{SegmentSize: l.Config.SegmentSize, MaxBytes: l.Config.MaxBytes, DurableStart: l.Config.DurableStart, NoSync: l.Config.NoSync && l.Load}
 }
 
 func (l *life) run() error {

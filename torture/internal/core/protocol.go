@@ -25,7 +25,7 @@ type Config struct {
 	Close bool
 
 	Staged, Batches, Operator, Compact, Fold, Sync bool
-	// Eager: the store empties segments of its own accord as soon as anything comes back.
+	// Eager: the store empties segments into cold ones whenever it can.
 	Eager bool
 }
 
