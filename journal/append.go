@@ -96,15 +96,14 @@ func (l *Log) Place(d *Draft, f *Flight) error {
 	// The tail, and successors that stood ready at Resume, may have been made in another
 	// size or alignment: those that are too small are sealed empty.
 	for {
-		a := l.tail.Alignment
-		kept := 2 * int64(a)
+		kept := int64(2)
 		if d.Spare {
-			kept = int64(a)
+			kept = 1
 		}
 		if d.Spare && l.refused.Pos == segment.MakePos(l.tail.Number, l.off) && l.refused.Kind != d.Kind {
 			return fmt.Errorf("what stands at the end of the log comes first: %w", disk.ErrNoSpace)
 		}
-		if l.tail.Number >= d.Cold && l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept {
+		if l.tail.Number >= d.Cold && l.fits(table, body, kept) {
 			if d.Cold != 0 && (l.tail.Number != d.Cold || l.off != l.tail.First()) {
 				return fmt.Errorf("the frame for %s comes when something else is there", segment.Name(d.Cold))
 			}
@@ -115,6 +114,15 @@ func (l *Log) Place(d *Draft, f *Flight) error {
 			return err
 		}
 	}
+}
+
+// Fits reports whether a frame fits into the tail, for whoever is about to place it.
+func (l *Log) Fits(table, body int64) bool { return l.fits(table, body, 2) }
+
+// fits does so where so many blocks of the segment are kept: for the Seal, and for a Draft that is Spare.
+func (l *Log) fits(table, body, kept int64) bool {
+	a := l.tail.Alignment
+	return l.off+segment.FrameSize(table, body, a) <= l.tail.Size-kept*int64(a)
 }
 
 // place gives a frame the place at the end of the tail.

@@ -40,7 +40,7 @@ type coldMade struct {
 }
 
 // Cold makes the segment behind the tail a cold one, for a single frame, with a table of so many bytes, its header not included, and these bodies,
-// and writes them, durably but for the first few. It returns the number of the segment, for Draft.Cold, and how many bodies bytes are
+// and writes them, durably but for the first few. It returns the number of the segment, for Draft.Cold, and how many bytes of the bodies are
 // left for Draft.Body. wrote is called with each piece that was written; an error that it returns ends it.
 // After ErrNoCold, and after disk.ErrNoSpace, the log is as it was. One call at a time.
 func (l *Log) Cold(table int64, bodies []byte, wrote func(n int) error) (number uint32, head int, err error) {
@@ -86,10 +86,8 @@ func (l *Log) fillColdFile(f disk.File, size, at int64, bodies []byte, wrote fun
 	if err := f.Allocate(size); err != nil {
 		return err
 	}
-	write := func(off int64, b []byte) error { return f.WriteDurable(off, b) }
-	if l.opt.NoSync || barrier.Gone(barrier.ColdSync) || l.dir.CopyOnWrite() { // where each would be written twice; the segment is synced
-		write = func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
-	}
+	// Where writes copy each would be written twice; the segment is synced before it stands.
+	write := writer(f, l.opt.NoSync || barrier.Gone(barrier.ColdSync) || l.dir.CopyOnWrite())
 	buf := segment.Aligned(coldStep)
 	end := at + int64(len(bodies))
 	for off := int64(0); off < size; {
@@ -116,12 +114,6 @@ func (l *Log) ColdStands(number uint32) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return number == l.tail.Number+1 && m.coldAt == number && m.ready[number] != nil
-}
-
-// Fits reports whether a frame fits into the tail, for whoever is about to place it.
-func (l *Log) Fits(table, body int64) bool {
-	a := l.tail.Alignment
-	return l.off+segment.FrameSize(table, body, a) <= l.tail.Size-2*int64(a)
 }
 
 // Unused says that no frame comes for the cold segment: it is one as any other.

@@ -35,9 +35,9 @@ func fillNew(dir disk.Dir, f disk.File, size int64, goOn func() bool) error {
 	if err := f.Allocate(size); err != nil {
 		return err
 	}
-	step, write := int64(zeroStep), func(off int64, b []byte) error { return f.WriteDurable(off, b) }
+	step, write := int64(zeroStep), writer(f, dir.CopyOnWrite())
 	if dir.CopyOnWrite() {
-		step, write = zeroStepCached, func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
+		step = zeroStepCached
 	}
 	zeros := zeros()
 	for off := int64(0); off < size && goOn(); off += step {
@@ -46,6 +46,14 @@ func fillNew(dir disk.Dir, f disk.File, size int64, goOn func() bool) error {
 		}
 	}
 	return nil
+}
+
+// writer writes into a file at an offset: durably, or loosely into the page cache.
+func writer(f disk.File, loose bool) func(off int64, b []byte) error {
+	if loose {
+		return func(off int64, b []byte) error { _, err := f.WriteAt(b, off); return err }
+	}
+	return func(off int64, b []byte) error { return f.WriteDurable(off, b) }
 }
 
 // goOn is what the maker does between two steps of zeros, as long as nobody waits: it takes dead files away, which else

@@ -19,15 +19,21 @@ func uncompacted(fs disk.FS) Options {
 	return Options{SegmentSize: 2 * segment.SizeMin, claims: 1024, CompactMin: 1 << 60, fs: fs}
 }
 
+// thinned is such a store in which little lives in each of many segments.
+func thinned(t *testing.T, fs disk.FS) (*Store, *account) {
+	t.Helper()
+	s := started(t, uncompacted(fs))
+	a := newAccount()
+	if err := a.thin(s, "a", 60, 20); err != nil {
+		t.Fatal(err)
+	}
+	return s, a
+}
+
 // copies starts to copy what lives in sealed segments into a cold one.
 func copies(s *Store) (done chan error) {
 	done = make(chan error, 1)
-	numbers := make(map[uint32]bool)
-	for _, i := range s.segmentUses() {
-		if i.Sealed {
-			numbers[i.Number] = true
-		}
-	}
+	numbers := sealedOnes(s)
 	go func() {
 		pieces, err := s.heldIn(bgCtx, numbers)
 		if err == nil {
@@ -85,11 +91,7 @@ func inSegments(t *testing.T, s *Store) map[uint32]int64 {
 func TestColdSegmentHoldsCopiesAlone(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
-		s := started(t, uncompacted(fs))
-		a := newAccount()
-		if err := a.thin(s, "a", 60, 20); err != nil {
-			t.Fatal(err)
-		}
+		s, a := thinned(t, fs)
 		before := inSegments(t, s)
 		tail := s.log.End().Segment()
 		delete(before, tail)
@@ -110,20 +112,7 @@ func TestColdSegmentHoldsCopiesAlone(t *testing.T) {
 		if at := s.log.End().Segment(); at != tail+2 {
 			t.Errorf("the log ends in segment %d, and the cold one is %d", at, tail+1)
 		}
-		for how, cut := range map[string]func(*memdisk.FS){
-			"kill":             func(fs *memdisk.FS) { fs.Kill() },
-			"power cut, least": func(fs *memdisk.FS) { fs.PowerCutWith(nothingMore) },
-			"power cut, most":  func(fs *memdisk.FS) { fs.PowerCutWith(allOfIt) },
-		} {
-			left := fs.Clone()
-			cut(left)
-			if err := a.audit(left); err != nil {
-				t.Errorf("%s: %v", how, err)
-			}
-		}
-		if found, err := Verify(spool, uncompacted(fs.Clone())); err != nil || len(found) > 0 {
-			t.Errorf("verify: %v, %v", found, err)
-		}
+		a.auditCrashes(t, fs)
 		ended(t, s)
 		if err := a.audit(fs); err != nil {
 			t.Error(err)
@@ -131,7 +120,7 @@ func TestColdSegmentHoldsCopiesAlone(t *testing.T) {
 	})
 }
 
-// What lives in sparse segments is copied into cold ones, at once and when the tail is full; one is used before its copy is. Rule 5.4.
+// What lives in sparse segments is copied into cold ones, before a message that finds no place in the tail and when that is full; one is used before its copy is. Rule 5.4.
 func TestScenario_CrashAtEveryStepOfFillingAColdSegment(t *testing.T) {
 	t.Parallel()
 	l := longHistory{
@@ -193,11 +182,7 @@ func roomInTail(t *testing.T, s *Store, a *account) {
 func TestColdSegmentComesBetweenTwoOthers(t *testing.T) {
 	scenario(t, func(t *testing.T) {
 		fs := memdisk.New(memdisk.Config{})
-		s := started(t, uncompacted(fs))
-		a := newAccount()
-		if err := a.thin(s, "a", 60, 20); err != nil {
-			t.Fatal(err)
-		}
+		s, a := thinned(t, fs)
 		roomInTail(t, s, a)
 		tail := s.log.End()
 		done := copiesWait(t, s)
@@ -237,11 +222,7 @@ func TestColdSegmentThatIsNotUsed(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			scenario(t, func(t *testing.T) {
 				fs := memdisk.New(memdisk.Config{})
-				s := started(t, uncompacted(fs))
-				a := newAccount()
-				if err := a.thin(s, "a", 60, 20); err != nil {
-					t.Fatal(err)
-				}
+				s, a := thinned(t, fs)
 				roomInTail(t, s, a)
 				done := copiesWait(t, s)
 				end(t, s)
@@ -277,11 +258,7 @@ func TestColdSegmentOnADiskThatIsFull(t *testing.T) {
 		scenario(t, func(t *testing.T) {
 			m := memdisk.New(memdisk.Config{})
 			fs := faultdisk.New(m)
-			s := started(t, uncompacted(fs))
-			a := newAccount()
-			if err := a.thin(s, "a", 60, 20); err != nil {
-				t.Fatal(err)
-			}
+			s, a := thinned(t, fs)
 			roomInTail(t, s, a)
 			tail := s.log.End().Segment()
 			done := copiesWait(t, s)

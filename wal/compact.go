@@ -188,7 +188,6 @@ func (s *Store) empty(ctx context.Context, sparse map[uint32]bool, rate int64, i
 	if err := s.scatter(sparse, true); err != nil {
 		return 0, false, err
 	}
-	all = true
 	if cold {
 		moved, all, err = s.moveCold(ctx, pieces, rate, info)
 	}

@@ -65,6 +65,36 @@ func (a *account) thin(s *Store, round string, n, keep int) error {
 	return nil
 }
 
+// auditCrashes audits what a kill and power cuts leave of a store now, and verifies it.
+func (a *account) auditCrashes(t *testing.T, fs *memdisk.FS) {
+	t.Helper()
+	for how, cut := range map[string]func(*memdisk.FS){
+		"kill":             func(fs *memdisk.FS) { fs.Kill() },
+		"power cut, least": func(fs *memdisk.FS) { fs.PowerCutWith(nothingMore) },
+		"power cut, most":  func(fs *memdisk.FS) { fs.PowerCutWith(allOfIt) },
+	} {
+		left := fs.Clone()
+		cut(left)
+		if err := a.audit(left); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+	if found, err := Verify(spool, tiny(fs.Clone())); err != nil || len(found) > 0 {
+		t.Errorf("verify: %v, %v", found, err)
+	}
+}
+
+// sealedOnes are the numbers of segments that are sealed.
+func sealedOnes(s *Store) map[uint32]bool {
+	numbers := make(map[uint32]bool)
+	for _, i := range s.segmentUses() {
+		if i.Sealed {
+			numbers[i.Number] = true
+		}
+	}
+	return numbers
+}
+
 // What lives is copied together, and its segments come back: disk use is in proportion to
 // what lives, and every byte of that is as it was, after crashes too.
 func TestCompactEmptiesSparseSegments(t *testing.T) {
@@ -83,20 +113,7 @@ func TestCompactEmptiesSparseSegments(t *testing.T) {
 		if after := len(s.Segments()); before < 15 || int64(after)*segment.SizeMin > 2*st.LiveBytes+4*segment.SizeMin {
 			t.Errorf("%d segments, %d before, for %d live bytes", after, before, st.LiveBytes)
 		}
-		for how, cut := range map[string]func(*memdisk.FS){
-			"kill":             func(fs *memdisk.FS) { fs.Kill() },
-			"power cut, least": func(fs *memdisk.FS) { fs.PowerCutWith(nothingMore) },
-			"power cut, most":  func(fs *memdisk.FS) { fs.PowerCutWith(allOfIt) },
-		} {
-			left := fs.Clone()
-			cut(left)
-			if err := a.audit(left); err != nil {
-				t.Errorf("%s: %v", how, err)
-			}
-		}
-		if found, err := Verify(spool, tiny(fs.Clone())); err != nil || len(found) > 0 {
-			t.Errorf("verify: %v, %v", found, err)
-		}
+		a.auditCrashes(t, fs)
 		// And again: a copy is moved as an original is.
 		if err := a.thin(s, "b", 400, 13); err != nil {
 			t.Fatal(err)
@@ -172,13 +189,7 @@ func TestScenario_UsedWhileItIsMoved(t *testing.T) {
 					}
 				}
 				use(0)
-				numbers := make(map[uint32]bool)
-				for _, i := range s.segmentUses() {
-					if i.Sealed {
-						numbers[i.Number] = true
-					}
-				}
-				pieces, err := s.heldIn(t.Context(), numbers)
+				pieces, err := s.heldIn(t.Context(), sealedOnes(s))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -31,10 +31,7 @@ func (s *Store) placeFrame(g *group) error {
 	if !g.hasFrame() {
 		return nil
 	}
-	d := journal.Draft{Kind: g.kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease}
-	if g.cold != 0 {
-		d.Cold, d.Ahead = g.cold, g.ahead
-	}
+	d := journal.Draft{Kind: g.kind, Records: g.records, Table: g.table, Body: g.body, Slab: g.slab, Lease: g.lease, Cold: g.cold, Ahead: g.ahead}
 	d.Spare = g.nudge && g.kind == segment.Marker
 	d.Shrink = d.Spare && s.space.idle.Load()
 	for {
