@@ -14,9 +14,10 @@ import (
 type Loader struct {
 	t      *Table
 	slab   *[slabSize]Message
-	n      int          // slots of slab that are filled
-	block  []Message    // for the next slabs
-	slabs  atomic.Int64 // that are still to be made
+	n      int         // slots of slab that are filled
+	block  []Message   // for the next slabs
+	blocks [][]Message // for what was announced
+	taken  atomic.Int64
 	more   chan []Message
 	enough chan struct{}
 	full   chan loaded
@@ -40,24 +41,30 @@ const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
 func (t *Table) Loader(messages int) *Loader {
 	t.index.reserve(messages)
 	l := &Loader{t: t, more: make(chan []Message), enough: make(chan struct{}), full: make(chan loaded, 16)}
-	l.slabs.Store((int64(messages) + slabSize - 1) / slabSize)
-	l.done.Go(l.makeBlocks)
+	// All at once, and nothing in them touched yet: with one at a time the collector of garbage would see the heap double again and again.
+	for slabs := (messages + slabSize - 1) / slabSize; slabs > 0; slabs -= blockSlabs {
+		block := make([]Message, min(slabs, blockSlabs)*slabSize)
+		disk.AdviseHuge(block)
+		l.blocks = append(l.blocks, block)
+	}
+	l.done.Go(l.touchBlocks)
 	l.done.Go(func() {
+		in := inserter{x: &t.index}
 		for s := range l.full {
 			for i := range s.list {
-				t.index.insert(s.list[i].ID, s.slot+uint32(i))
+				in.insert(s.list[i].ID, s.slot+uint32(i))
 			}
 		}
 	})
 	return l
 }
 
-// makeBlocks has the next block ready, its pages faulted in: to do that takes as long as to decode what
+// touchBlocks has the next block ready, its pages faulted in: to do that takes as long as to decode what
 // goes into them.
-func (l *Loader) makeBlocks() {
+func (l *Loader) touchBlocks() {
 	defer close(l.more)
 	for {
-		block := l.newBlock()
+		block := l.takeBlock()
 		if block == nil {
 			return
 		}
@@ -72,15 +79,13 @@ func (l *Loader) makeBlocks() {
 	}
 }
 
-// newBlock makes a block, and returns nil when there are as many as the announced messages need.
-func (l *Loader) newBlock() []Message {
-	slabs := int(min(blockSlabs, l.slabs.Add(-blockSlabs)+blockSlabs))
-	if slabs <= 0 {
+// takeBlock returns a block that nobody has touched, nil when there is none.
+func (l *Loader) takeBlock() []Message {
+	n := l.taken.Add(1) - 1
+	if n >= int64(len(l.blocks)) {
 		return nil
 	}
-	block := make([]Message, slabs*slabSize)
-	adviseHuge(block)
-	return block
+	return l.blocks[n]
 }
 
 // Add adds a message. Totals are not touched: the checkpoint has them too. The ID must not be
@@ -123,7 +128,7 @@ func (l *Loader) next() {
 		select {
 		case l.block = <-l.more:
 		default: // none is ready: rather than to wait, this goroutine touches the pages of one as it goes
-			l.block = l.newBlock()
+			l.block = l.takeBlock()
 		}
 		if l.block == nil {
 			if l.block = <-l.more; l.block == nil { // there are more than was said
@@ -204,9 +209,4 @@ func (t *Table) load(slot uint32, m *Message, e *Entry) {
 		t.queues[r.Queue].Live++
 	}
 	t.setLate(m, e.Late) // what is in the first recipient was written over
-}
-
-// adviseHuge asks for huge pages under a slice that holds no pointers.
-func adviseHuge[T any](s []T) {
-	disk.AdviseHuge(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(*new(T)))))
 }

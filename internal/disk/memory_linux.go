@@ -1,16 +1,7 @@
 package disk
 
-import (
-	"unsafe"
+import "golang.org/x/sys/unix"
 
-	"golang.org/x/sys/unix"
-)
-
-// AdviseHuge asks for huge pages under b, as far as it covers whole ones. Where there are none nothing is
-// different but the time that a direct write takes, and that the first touch of the memory does.
-func AdviseHuge(b []byte) {
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (HugePage - 1))
-	if n := (len(b) - skip) &^ (HugePage - 1); n > 0 {
-		_ = unix.Madvise(b[skip:skip+n], unix.MADV_HUGEPAGE) // no more than advice
-	}
-}
+// adviseHuge asks for huge pages in a stretch of memory. That is no more than advice, and where a part of the stretch is not mapped the kernel
+// gives it for the rest.
+func adviseHuge(from, size uintptr) { _, _, _ = unix.Syscall(unix.SYS_MADVISE, from, size, unix.MADV_HUGEPAGE) }

@@ -2,5 +2,4 @@
 
 package disk
 
-// AdviseHuge does nothing here.
-func AdviseHuge([]byte) {}
+func adviseHuge(uintptr, uintptr) {}
