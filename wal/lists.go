@@ -23,18 +23,8 @@ const (
 )
 
 func (f *fifo) push(e entry) {
-	if f.tail == nil || len(f.tail.slots) == cap(f.tail.slots) {
-		size := 4
-		if f.tail != nil {
-			size = min(2*cap(f.tail.slots), fifoChunkMax)
-		}
-		c := &fifoChunk{slots: make([]uint32, 0, size)}
-		if f.tail == nil {
-			f.head = c
-		} else {
-			f.tail.next = c
-		}
-		f.tail = c
+	if size := f.grows(); size > 0 {
+		f.grow(make([]uint32, 0, size))
 	}
 	c := f.tail
 	if e.ref.Index != 0 && c.indexes == nil {
@@ -46,6 +36,28 @@ func (f *fifo) push(e entry) {
 	}
 	f.last = e
 	f.n++
+}
+
+// grows is the size of the chunk that the next recipient asks for; 0: there is room.
+func (f *fifo) grows() int {
+	switch {
+	case f.tail == nil:
+		return 4
+	case len(f.tail.slots) == cap(f.tail.slots):
+		return min(2*cap(f.tail.slots), fifoChunkMax)
+	}
+	return 0
+}
+
+// grow adds a chunk in memory that is empty.
+func (f *fifo) grow(slots []uint32) {
+	c := &fifoChunk{slots: slots}
+	if f.tail == nil {
+		f.head = c
+	} else {
+		f.tail.next = c
+	}
+	f.tail = c
 }
 
 func (f *fifo) first() state.Ref {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/mtawal/mtawal/internal/disk"
 	"github.com/mtawal/mtawal/mailq"
 	"github.com/mtawal/mtawal/state"
 )
@@ -19,7 +20,7 @@ func (s *Store) buildQueues() {
 	s.applyNow = s.opt.now().UnixNano()
 	s.sched.restored = make(dueHeap, 0, s.table.Timed())
 	s.sched.bulk = true
-	to := restoring{s: s, waiting: make([]int64, s.table.Queues())}
+	to := restoring{s: s, waiting: make([]int64, s.table.Queues()), left: int(s.table.Slots())}
 	// What came from the checkpoint is in the table by ID. What was committed later than its ID says waits for its turn, which is
 	// not far. What the replay brought is behind all of it, and may be in any slot.
 	var late entryHeap
@@ -28,7 +29,7 @@ func (s *Store) buildQueues() {
 		for len(late) > 0 && late[0].order <= order {
 			slot := late[0].ref.Slot
 			late.pop()
-			to.message(slot)
+			to.message(slot, s.table.Msg(slot))
 		}
 	}
 	loaded, intact := s.table.Loaded(), s.table.Intact()
@@ -47,12 +48,12 @@ func (s *Store) buildQueues() {
 		case len(late) > 0:
 			upTo(order)
 		}
-		to.message(slot)
+		to.message(slot, m)
 	})
 	upTo(math.MaxUint64)
 	slices.SortFunc(fresh, func(a, b entry) int { return cmp.Compare(a.order, b.order) })
 	for _, e := range fresh {
-		to.message(e.ref.Slot)
+		to.message(e.ref.Slot, s.table.Msg(e.ref.Slot))
 	}
 	s.sched.bulk = false
 	s.sched.restored.heapify()
@@ -80,11 +81,12 @@ type restoring struct {
 	waiting []int64 // recipients in restored, by queue
 	q       *queue  // nil: to be found
 	l       *lane
+	chunks  []uint32 // memory for the next ones of fifos
+	left    int      // messages that there may be beyond those
 }
 
-func (t *restoring) message(slot uint32) {
+func (t *restoring) message(slot uint32, m *state.Message) {
 	s := t.s
-	m := s.table.Msg(slot)
 	if r := m.Plain(); r != nil && t.plain(slot, m, r) {
 		return
 	}
@@ -111,11 +113,30 @@ func (t *restoring) plain(slot uint32, m *state.Message, r *state.Recipient) boo
 	}
 	r.Mem |= memReady
 	s.table.Ref(slot)
+	if t.l.ready.grows() == fifoChunkMax {
+		t.l.ready.grow(t.chunk())
+	}
 	t.q.pushReady(t.l, entry{s.table.Order(m), state.Ref{Slot: slot}}, expires) // timers are set when all is in
 	t.q.counts[classPending]++
 	s.sched.counts[classPending]++
 	return true
 }
+
+// chunk is memory for a long chunk of a fifo. Such chunks are made of one piece of memory, of huge pages where there are, since to touch
+// a small page for each costs as much as all else of this. It goes when the last of them does.
+func (t *restoring) chunk() []uint32 {
+	if len(t.chunks) < fifoChunkMax {
+		t.chunks = make([]uint32, max(min(chunkPiece, t.left), fifoChunkMax))
+		t.left -= len(t.chunks)
+		disk.AdviseHuge(t.chunks)
+	}
+	c := t.chunks[:0:fifoChunkMax]
+	t.chunks = t.chunks[fifoChunkMax:]
+	return c
+}
+
+// chunkPiece is how many recipients there is memory for in one piece, of 2 MiB.
+const chunkPiece = 512 << 10
 
 // waits puts a recipient that waits for a time into the heap of what was restored.
 func (t *restoring) waits(ref state.Ref, r *state.Recipient) bool {

@@ -231,3 +231,49 @@ func orderBehindAKill(t *testing.T, intact bool) {
 		defer d.Release()
 	}
 }
+
+// Long queues come back in order, each in memory of its own, whatever was made in one piece.
+func TestLongQueuesAreRestored(t *testing.T) {
+	o := roomy(memdisk.New(memdisk.Config{}))
+	s := must(Open(spool, o))(t)
+	const queues, each, batch = 3, 4000, 100
+	for range queues * each / batch {
+		var b Batch
+		for i := range batch {
+			b.Enqueue = append(b.Enqueue, to(fmt.Sprintf("smtp:%d.example.org", i%queues)))
+		}
+		must(s.Commit(t.Context(), b))(t)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = must(Open(spool, o))(t)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := 0
+	for n := range uint32(s.table.Queues()) {
+		q := s.queue(n)
+		last := uint64(0)
+		for c := q.lanes[0].ready.head; c != nil; c = c.next {
+			if cap(c.slots) > fifoChunkMax {
+				t.Errorf("a chunk reaches %d recipients", cap(c.slots))
+			}
+			for _, slot := range c.slots {
+				m := s.table.Msg(slot)
+				if m.ID <= last || m.Plain().Queue != n {
+					t.Fatalf("message %d of queue %d behind %d in queue %d", m.ID, m.Plain().Queue, last, n)
+				}
+				last = m.ID
+				found++
+			}
+		}
+	}
+	if found != queues*each {
+		t.Errorf("%d messages of %d are in the queues", found, queues*each)
+	}
+}
