@@ -120,7 +120,11 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		return nil, err
 	}
 	if f.CutSize > 0 {
-		if err := f.saveCut(l.maker); err != nil {
+		err := l.Cleared() // it takes room
+		if err == nil {
+			err = f.saveCut(l.maker)
+		}
+		if err != nil {
 			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
 		}
 	}

@@ -176,7 +176,7 @@ func (s *Store) resume(r *recovered) error {
 		return err
 	}
 	s.log, s.table = log, r.table
-	if err := s.folds.count(); err != nil { // what a crash left is gone
+	if err := s.folds.count(); err != nil {
 		return errors.Join(err, log.Close())
 	}
 	s.findBound()
@@ -206,6 +206,9 @@ func (s *Store) resume(r *recovered) error {
 		return errors.Join(err, log.Close())
 	}
 	s.buildQueues()
+	if err := s.log.Cleared(); err != nil { // before the room is measured, and copies are written into files with such names
+		return errors.Join(err, s.claims.close(0), log.Close())
+	}
 	s.fill(new(group))
 	for range flightsMax {
 		s.spares = append(s.spares, new(group))
