@@ -32,7 +32,7 @@ type Ahead struct {
 	ended bool
 }
 
-// AskAhead begins to ask for what a replay of [from, to) will read. End is to be called when it has ended, or was not begun.
+// AskAhead begins to ask for what a replay of [from, to) will read, and what it looks at behind that. End is to be called when it has ended, or was not begun.
 func AskAhead(dir disk.Dir, uuid [16]byte, from, to segment.Pos) *Ahead {
 	a := &Ahead{left: aheadMost, next: max(from.Segment(), 1)}
 	a.roomy = sync.NewCond(&a.mu)
@@ -101,6 +101,9 @@ func (a *Ahead) ask(dir disk.Dir, uuid [16]byte, n uint32, from, to segment.Pos)
 	}
 	if s.Size <= aheadMapped {
 		s.Ahead(off, end, a.may)
+		if m, err := s.Map(); err == nil && n == to.Segment() && a.may(lookAheadMost) {
+			m.Prefetch(end, min(lookAheadMost, s.Size-end)) // what lookAhead looks at
+		}
 	}
 	return s.Release() == nil
 }

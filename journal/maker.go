@@ -140,7 +140,6 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	}
 	l.maker = m // it asks the log how much it has
 	go m.run(left)
-	m.poke()
 	return nil
 }
 
@@ -176,9 +175,14 @@ func (m *maker) clear(left []disk.Info) (err error) {
 // takes is what a file takes of the disk.
 func takes(f disk.Info) int64 { return max(f.Size, f.Blocks) }
 
-// Cleared waits until the files that a crash left half made are gone, and durably so, which takes ten milliseconds and more for one of 64 MiB: they
+// Start has the next segments made, and removes before that what a crash left half made. Where it is not called, that begins when the log
+// needs a segment: to remove a file of 64 MiB takes ten milliseconds and more, for which a device that discards blocks has all writes wait.
+func (l *Log) Start() { l.maker.poke() }
+
+// Cleared is Start, and waits until the files that a crash left half made are gone, and durably so: they
 // count until then. After an error they go on doing so.
 func (l *Log) Cleared() error {
+	l.Start()
 	<-l.maker.cleared
 	return l.maker.leftErr
 }
@@ -249,9 +253,12 @@ func (m *maker) close() error {
 func (m *maker) run(left []disk.Info) {
 	defer close(m.done)
 	defer m.refuseCold()
-	m.leftErr = m.clear(left)
-	close(m.cleared)
-	for range m.wake {
+	for first := true; ; first = false {
+		<-m.wake
+		if first {
+			m.leftErr = m.clear(left)
+			close(m.cleared)
+		}
 		for {
 			if m.collectDead() {
 				continue

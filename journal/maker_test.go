@@ -367,6 +367,7 @@ func TestLeftoversGoBesideAnOpening(t *testing.T) {
 	})
 	l, err := rec.Resume(r.opt)
 	r.ok(err)
+	l.Start()
 	<-going
 	before := l.Files().Bytes
 	select {

@@ -122,6 +122,7 @@ func (s *Segment) ScanTables(off int64, prev FrameHeader, memory func(off, n int
 
 func (s *Segment) scan(w window, off int64, prev FrameHeader, fn func(*Frame) error) (Stop, error) {
 	stop := Stop{Off: off, Last: prev}
+	w.long = true // for all that is known
 	m, err := s.Map()
 	if err != nil {
 		return stop, err

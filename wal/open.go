@@ -205,6 +205,7 @@ func (s *Store) resume(r *recovered) error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
+	log.Start() // what is durable by now had to be so first
 	s.buildQueues()
 	if err := s.log.Cleared(); err != nil { // before the room is measured, and copies are written into files with such names
 		return errors.Join(err, s.claims.close(0), log.Close())

@@ -174,7 +174,7 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	if c != nil {
 		if !readOnly { // else it may be beside an owner, whose commits would wait
 			// The log is read while the checkpoint is decoded.
-			ahead := journal.AskAhead(r.dir, r.uuid, c.Pos, r.endHint(c.Pos))
+			ahead := journal.AskAhead(r.dir, r.uuid, min(c.Pos, c.Last), r.endHint(c.Pos)) // from the frame that it begins behind, which is looked at
 			defer ahead.End()
 			passed = ahead.Passed
 		}
