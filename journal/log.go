@@ -108,8 +108,10 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		}
 	}
 	ready := make(map[uint32]*segment.Segment)
+	l.tail.Unread(l.off)
 	for n, s := range f.segments {
 		if n > f.End.Segment() {
+			s.Unread(0)
 			ready[n] = s
 		} else {
 			l.segments[n] = s

@@ -585,6 +585,7 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 		err = fillNew(dir, f, h.Size, goOn)
 	} else {
 		err = mayReuse(f, h.Size)
+		f.Forget() // what it was before may have been read
 		if err == nil && strings.HasPrefix(from, sparePrefix) {
 			err = fillNew(dir, f, h.Size, goOn)
 		}

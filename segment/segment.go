@@ -169,6 +169,16 @@ func (s *Segment) Scattered(yes bool) error {
 	return nil
 }
 
+// Unread lets go of what was read of [off, Size), where it is about to be written, see disk.Mapping.Drop. The caller holds a reference.
+func (s *Segment) Unread(off int64) {
+	s.mu.Lock()
+	m := s.mapping
+	s.mu.Unlock()
+	if m != nil {
+		m.Drop(off, s.Size-off)
+	}
+}
+
 // Remember has the frames that are written to the segment from now on read from memory, as
 // long as recent finds them there. To be called before anybody else has the segment.
 func (s *Segment) Remember(recent *Recent) { s.recent = recent }

@@ -153,6 +153,9 @@ type File interface {
 	Reserve(size int64) error
 	// Truncate cuts or extends the file. Durable only after Sync.
 	Truncate(size int64) error
+	// Forget has the page cache let go of what it has of the file, as far as that is clean and not mapped: a write past it has to
+	// take each page out. A hint.
+	Forget()
 	// Exclusive reports whether the file's blocks are its own: one link, and
 	// not shared by a reflink as far as can be told.
 	Exclusive() (bool, error)
@@ -181,6 +184,9 @@ type Mapping interface {
 	Prefetch(off, n int64)
 	// Scattered says whether what is read from now on is not in order: then nothing is to be read around it. A hint.
 	Scattered(yes bool)
+	// Drop takes [off, off+n) out of the process's page tables, until it is read again: a write past the page cache into what is in
+	// them has every processor take it out first, which costs more than all else that the kernel does for a short one. A hint.
+	Drop(off, n int64)
 	// Close unmaps. Closing again is nil.
 	Close() error
 }

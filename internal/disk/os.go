@@ -216,6 +216,8 @@ func (o *osFile) Reserve(size int64) error {
 
 func (o *osFile) Truncate(size int64) error { return o.err("truncate", o.f.Truncate(size)) }
 
+func (o *osFile) Forget() { forget(o.f) }
+
 func (o *osFile) Exclusive() (bool, error) {
 	ok, err := exclusive(o.f)
 	return ok, o.err("stat", err)
@@ -324,6 +326,13 @@ func (m *osMapping) Prefetch(off, n int64) {
 }
 
 func (m *osMapping) Scattered(yes bool) { scattered(m.mem, yes) }
+
+func (m *osMapping) Drop(off, n int64) {
+	if n > 0 && m.has(off, n) {
+		page := int64(os.Getpagesize())
+		drop(m.mem[min((off+page-1)&^(page-1), off+n) : off+n])
+	}
+}
 
 // readThrough reads [off, end) and throws it away: the pages are cached then.
 func readThrough(f *os.File, off, end int64) error {

@@ -38,6 +38,8 @@ func canPopulate() bool          { return false }
 func populate([]byte) error      { return errors.ErrUnsupported }
 func prefetch([]byte)            {}
 func scattered([]byte, bool)     {}
+func drop([]byte)                {}
+func forget(*os.File)            {}
 func adviseMapping([]byte) error { return nil }
 func noCow(*os.File)             {}
 

@@ -185,6 +185,16 @@ func scattered(b []byte, yes bool) {
 	_ = unix.Madvise(b, advice) // a hint
 }
 
+func drop(b []byte) {
+	if len(b) > 0 {
+		_ = unix.Madvise(b, unix.MADV_DONTNEED) // of a file: it is read again
+	}
+}
+
+func forget(f *os.File) {
+	_ = withFd(f, func(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) })
+}
+
 // adviseMapping keeps mail out of core dumps.
 func adviseMapping(b []byte) error {
 	if err := unix.Madvise(b, unix.MADV_DONTDUMP); err != nil && err != unix.EINVAL {

@@ -184,6 +184,8 @@ func (f *file) Truncate(size int64) error {
 	return f.begin(disk.OpTruncate, 0, size).do(func() error { return f.inner.Truncate(size) })
 }
 
+func (f *file) Forget() { f.inner.Forget() }
+
 func (f *file) Exclusive() (bool, error) {
 	return get(f.begin(disk.OpExclusive, 0, 0), f.inner.Exclusive)
 }

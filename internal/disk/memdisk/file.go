@@ -297,6 +297,9 @@ func (m *FS) truncate(ino *inode, size int64) {
 	}
 }
 
+// Forget implements disk.File: here it costs nothing to have read something.
+func (f *file) Forget() {}
+
 func (f *file) Exclusive() (bool, error) {
 	err := f.begin(disk.OpExclusive, false)
 	defer f.fs.mu.Unlock()
@@ -368,6 +371,9 @@ func (m *mapping) Populate(off, n int64) error {
 func (m *mapping) Prefetch(int64, int64) {}
 
 func (m *mapping) Scattered(bool) {}
+
+// Drop implements disk.Mapping, see Forget.
+func (m *mapping) Drop(int64, int64) {}
 
 // Close may be called again.
 func (m *mapping) Close() error {

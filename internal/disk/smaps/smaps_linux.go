@@ -3,6 +3,7 @@ package smaps
 
 import (
 	"bufio"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"strings"
@@ -34,3 +35,40 @@ func IsHuge(t testing.TB, at uintptr) bool {
 	t.Skip("no flags of mappings in /proc/self/smaps")
 	return false
 }
+
+// Present reports whether the page that an address lies in is in the process's page tables, see pagemap in proc_pid_pagemap(5).
+func Present(t testing.TB, at uintptr) bool {
+	t.Helper()
+	f, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer f.Close()
+	var entry [8]byte
+	if _, err := f.ReadAt(entry[:], int64(at)/int64(os.Getpagesize())*int64(len(entry))); err != nil {
+		t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(entry[:])>>63 != 0
+}
+
+// MappingsOf returns where a file is mapped.
+func MappingsOf(t testing.TB, path string) (list []Range) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var r Range
+		if strings.HasSuffix(line, " "+path+"\n") {
+			if _, err := fmt.Sscanf(line, "%x-%x", &r.From, &r.To); err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// Range is addresses [From, To).
+type Range struct{ From, To uintptr }
