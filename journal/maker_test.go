@@ -516,3 +516,33 @@ func TestNoSpaceThenTheSameBytes(t *testing.T) {
 	}
 	r.crash().replays("in the end", r.frames)
 }
+
+// Rule 5.2. When the first frame is written into a segment, its name is there after a power cut too: the Seal before
+// says that it is.
+func TestSuccessorIsNamedBeforeItIsWritten(t *testing.T) {
+	r := newRig(t)
+	written := make(map[string]bool)
+	r.fs.OnOp(func(op disk.Op, name string) {
+		if n, ok := segment.ParseName(name); !ok || n == 1 || op != disk.OpWriteDurable || written[name] {
+			return
+		}
+		written[name] = true
+		cut := r.fs.Clone()
+		cut.PowerCutWith(func(int) int { return 0 }) // nothing of what is left to chance is there
+		d, err := cut.OpenDir(logDir, false)
+		r.ok(err)
+		list, err := d.List()
+		r.ok(err)
+		if !slices.ContainsFunc(list, func(f disk.Info) bool { return f.Name == name }) {
+			t.Errorf("%s is written, and a power cut would take its name: %v", name, list)
+		}
+		r.ok(d.Close())
+	})
+	for range 4 * perSegment {
+		r.put(1)
+	}
+	r.fs.OnOp(nil)
+	if len(written) < 3 {
+		t.Errorf("only %v were written", written)
+	}
+}

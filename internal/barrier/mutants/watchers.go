@@ -15,7 +15,7 @@ var watchers = map[barrier.Barrier]watcher{
 	barrier.Chain:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
 	barrier.Epoch:            {"wal", "^TestScenario_ForgedFrameBehindTheEnd$"},
 	barrier.SuccessorSync:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
-	barrier.SuccessorName:    {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
+	barrier.SuccessorName:    {"journal", "^TestSuccessorIsNamedBeforeItIsWritten$"},
 	barrier.SealSync:         {"wal", "^TestScenario_CrashAtEveryStepOfARotation$"},
 	barrier.MetaName:         {"wal", "^TestScenario_CrashWhileAStoreIsMade$"},
 	barrier.TailNames:        {"journal", "^TestNamesThatAKillLeftLoose$"},
