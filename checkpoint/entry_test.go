@@ -286,3 +286,19 @@ func TestPlainIsAsAny(t *testing.T) {
 		t.Errorf("behind ID %x comes %x", beyond.d.id, p.ID)
 	}
 }
+
+// Memory is taken for as many messages as there can be, not for as many as a count says.
+func TestAtMost(t *testing.T) {
+	for _, c := range []struct {
+		it   entries
+		want uint64
+	}{
+		{entries{left: 3, cur: cursor{b: make([]byte, 70)}, room: 1000}, 3},
+		{entries{left: 1 << 40, cur: cursor{b: make([]byte, 70)}, room: 1000}, 10},
+		{entries{left: 1 << 40, cur: cursor{b: make([]byte, 70)}, room: 8 * rcptWeight}, 8},
+	} {
+		if n := c.it.atMost(); n != c.want {
+			t.Errorf("%d announced, %d bytes, room for %d: %d, want %d", c.it.left, len(c.it.cur.b), c.it.room, n, c.want)
+		}
+	}
+}

@@ -281,6 +281,12 @@ type entries struct {
 	e    state.Entry
 }
 
+// entryLeast is how long the shortest message is: seven numbers of one byte.
+const entryLeast = 7
+
+// atMost is how many messages there are at most, whatever their count says.
+func (it *entries) atMost() uint64 { return min(it.left, uint64(len(it.cur.b))/entryLeast, it.room/rcptWeight) }
+
 // readAhead is how much of the messages is brought in at a time.
 const readAhead = 1 << 20
 
@@ -400,9 +406,9 @@ func (c *File) Load(t *state.Table) error {
 	}()
 	err := disk.Guard(c.mapping, func() error {
 		c.prepare(t)
-		into := t.Loader(int(c.Messages()))
-		defer into.Close()
 		it := c.entries()
+		into := t.Loader(int(it.atMost()))
+		defer into.Close()
 		var p state.Plain
 		for {
 			if it.plain(&p) {

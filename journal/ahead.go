@@ -32,7 +32,7 @@ type Ahead struct {
 	ended bool
 }
 
-// AskAhead begins to ask for what a replay of [from, to) will read, and what it looks at behind that. End is to be called when it has ended, or was not begun.
+// AskAhead begins to ask for what a replay of [from, to) will read, and what it looks at behind that, which counts as never read. End is to be called when it has ended, or was not begun.
 func AskAhead(dir disk.Dir, uuid [16]byte, from, to segment.Pos) *Ahead {
 	a := &Ahead{left: aheadMost, next: max(from.Segment(), 1)}
 	a.roomy = sync.NewCond(&a.mu)

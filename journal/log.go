@@ -122,11 +122,7 @@ func (f *Found) Resume(opt Options) (*Log, error) {
 		return nil, err
 	}
 	if f.CutSize > 0 {
-		err := l.Cleared() // it takes room
-		if err == nil {
-			err = f.saveCut(l.maker)
-		}
-		if err != nil {
+		if err := f.saveCut(l.maker); err != nil {
 			opt.Logger.Warn("the torn tail that was cut could not be saved", "at", f.CutFrom.String(), "bytes", f.CutSize, "err", err)
 		}
 	}

@@ -65,9 +65,6 @@ type maker struct {
 	wake chan struct{}
 	done chan struct{}
 
-	cleared chan struct{} // closed when what a crash left was removed, before all else, or not:
-	leftErr error
-
 	collecting bool          // dead files are being taken away
 	collected  chan struct{} // closed, and made anew, when they were
 }
@@ -81,17 +78,16 @@ type deadFile struct {
 
 func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 	m := &maker{l: l, next: l.tail.Number + 1, ready: ready, wake: make(chan struct{}, 1), done: make(chan struct{}),
-		collected: make(chan struct{}), cleared: make(chan struct{})}
+		collected: make(chan struct{})}
 	m.moved = sync.NewCond(&m.mu)
 	list, err := l.dir.List()
 	if err != nil {
 		return fmt.Errorf("listing %s: %w", l.dir.Path(), err)
 	}
-	var left []disk.Info
 	removed := false
 	for _, f := range list {
 		if _, ok := parseCutName(f.Name); ok {
-			m.others += takes(f)
+			m.others += max(f.Size, f.Blocks)
 		}
 		if n, ok := segment.ParseName(f.Name); ok && slices.Contains(dead, n) {
 			m.dead = append(m.dead, deadFile{number: n, size: f.Size})
@@ -105,9 +101,6 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 			// On a disk that is full this is what the log goes on in.
 			m.spare = append(m.spare, f.Name)
 			m.keep++
-		case strings.HasPrefix(f.Name, freePrefix) && !l.opt.Scrub:
-			left = append(left, f)
-			m.others += takes(f)
 		case strings.HasPrefix(f.Name, freePrefix), strings.HasPrefix(f.Name, tempPrefix):
 			if l.opt.Scrub && f.Regular && !barrier.Gone(barrier.ScrubLeft) {
 				if err := wipe(l.dir, f.Name); err != nil {
@@ -139,7 +132,8 @@ func newMaker(l *Log, dead []uint32, ready map[uint32]*segment.Segment) error {
 		}
 	}
 	l.maker = m // it asks the log how much it has
-	go m.run(left)
+	go m.run()
+	m.poke()
 	return nil
 }
 
@@ -148,43 +142,6 @@ func (m *maker) poke() {
 	case m.wake <- struct{}{}:
 	default:
 	}
-}
-
-// clear removes what a crash left.
-func (m *maker) clear(left []disk.Info) (err error) {
-	var bytes int64
-	for _, f := range left {
-		if err := m.l.dir.Remove(f.Name); err != nil {
-			return fmt.Errorf("removing what a crash left: %w", err)
-		}
-		bytes += takes(f)
-	}
-	if len(left) > 0 {
-		// Their room is built on next: they must not come back beside what is made of it.
-		if err := m.l.dir.Sync(); err != nil {
-			return fmt.Errorf("removing what a crash left: %w", err)
-		}
-	}
-	m.mu.Lock()
-	m.others -= bytes
-	m.turn++
-	m.mu.Unlock()
-	return nil
-}
-
-// takes is what a file takes of the disk.
-func takes(f disk.Info) int64 { return max(f.Size, f.Blocks) }
-
-// Start has the next segments made, and removes before that what a crash left half made. Where it is not called, that begins when the log
-// needs a segment: to remove a file of 64 MiB takes ten milliseconds and more, for which a device that discards blocks has all writes wait.
-func (l *Log) Start() { l.maker.poke() }
-
-// Cleared is Start, and waits until the files that a crash left half made are gone, and durably so: they
-// count until then. After an error they go on doing so.
-func (l *Log) Cleared() error {
-	l.Start()
-	<-l.maker.cleared
-	return l.maker.leftErr
 }
 
 // take waits for the segment with a number. Where the file system is full it returns
@@ -250,15 +207,10 @@ func (m *maker) close() error {
 	return errors.Join(errs...)
 }
 
-func (m *maker) run(left []disk.Info) {
+func (m *maker) run() {
 	defer close(m.done)
 	defer m.refuseCold()
-	for first := true; ; first = false {
-		<-m.wake
-		if first {
-			m.leftErr = m.clear(left)
-			close(m.cleared)
-		}
+	for range m.wake {
 		for {
 			if m.collectDead() {
 				continue
@@ -584,8 +536,9 @@ func makeSegment(dir disk.Dir, from string, number uint32, uuid [16]byte, opt Op
 	if fresh {
 		err = fillNew(dir, f, h.Size, goOn)
 	} else {
-		err = mayReuse(f, h.Size)
-		f.Forget() // what it was before may have been read
+		if err = mayReuse(f, h.Size); err == nil {
+			f.Forget() // what it was before may have been read
+		}
 		if err == nil && strings.HasPrefix(from, sparePrefix) {
 			err = fillNew(dir, f, h.Size, goOn)
 		}

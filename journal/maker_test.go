@@ -344,46 +344,6 @@ func TestPoolIsBounded(t *testing.T) {
 	}
 }
 
-// An opening does not wait until the files that a crash left half made are gone. They count until then, and nothing is made in their room.
-func TestLeftoversGoBesideAnOpening(t *testing.T) {
-	r := newRig(t)
-	r.put(1)
-	r.settled()
-	r.close()
-	const left = "free-new-00000003"
-	r.ok(r.fs.Put(logDir+"/"+left, make([]byte, segment.SizeMin)))
-	rec, err := r.recover(Start{}, 1, 0)
-	r.ok(err)
-	going, goOn := make(chan struct{}), make(chan struct{})
-	created := make(chan string, 16)
-	r.fs.OnOp(func(op disk.Op, name string) {
-		switch {
-		case op == disk.OpRemove && name == left:
-			close(going)
-			<-goOn
-		case op == disk.OpCreate:
-			created <- name
-		}
-	})
-	l, err := rec.Resume(r.opt)
-	r.ok(err)
-	l.Start()
-	<-going
-	before := l.Files().Bytes
-	select {
-	case name := <-created:
-		t.Errorf("%s was made while %s was there", name, left)
-	default:
-	}
-	close(goOn)
-	r.ok(l.Cleared())
-	r.fs.OnOp(nil)
-	if n := before - l.Files().Bytes; n != segment.SizeMin {
-		t.Errorf("%d bytes less are counted behind the removal of %d", n, segment.SizeMin)
-	}
-	r.ok(l.Close())
-}
-
 // What a crash left on its way is removed by the next opening.
 func TestLeftoversAreRemoved(t *testing.T) {
 	r := newRig(t)

@@ -116,7 +116,6 @@ func (r *rig) resume(rec *recovered) {
 	r.Helper()
 	log, err := rec.Resume(r.opt)
 	r.ok(err)
-	r.ok(log.Cleared())
 	r.log = log
 	for _, id := range rec.ids {
 		r.next = max(r.next, id+1)

@@ -46,7 +46,6 @@ func (s *Store) findBound() {
 	if most == 0 {
 		return
 	}
-	_ = s.log.Cleared() // what a crash left is no part of what the store holds; that it can't be removed is the opening's error
 	f := &s.folds
 	live := liveUsage(s.table)
 	files := s.log.Files()

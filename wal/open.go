@@ -176,7 +176,7 @@ func (s *Store) resume(r *recovered) error {
 		return err
 	}
 	s.log, s.table = log, r.table
-	if err := s.folds.count(); err != nil {
+	if err := s.folds.count(); err != nil { // what a crash left is gone
 		return errors.Join(err, log.Close())
 	}
 	s.findBound()
@@ -205,11 +205,7 @@ func (s *Store) resume(r *recovered) error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	log.Start() // what is durable by now had to be so first
 	s.buildQueues()
-	if err := s.log.Cleared(); err != nil { // before the room is measured, and copies are written into files with such names
-		return errors.Join(err, s.claims.close(0), log.Close())
-	}
 	s.fill(new(group))
 	for range flightsMax {
 		s.spares = append(s.spares, new(group))

@@ -174,7 +174,7 @@ func (r *recovered) replay(c *checkpoint.File, readOnly bool) error {
 	if c != nil {
 		if !readOnly { // else it may be beside an owner, whose commits would wait
 			// The log is read while the checkpoint is decoded.
-			ahead := journal.AskAhead(r.dir, r.uuid, min(c.Pos, c.Last), r.endHint(c.Pos)) // from the frame that it begins behind, which is looked at
+			ahead := journal.AskAhead(r.dir, r.uuid, c.Last, r.endHint(c.Pos)) // the frame that it begins behind is looked at too
 			defer ahead.End()
 			passed = ahead.Passed
 		}

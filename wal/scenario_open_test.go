@@ -469,3 +469,30 @@ func TestScenario_LookingTouchesNothing(t *testing.T) {
 		look("at a closed store")
 	})
 }
+
+// What a crash left half made and can't be removed keeps a store from being opened before anything is written: else each try would take
+// more room.
+func TestScenario_LeftoverThatStays(t *testing.T) {
+	scenario(t, func(t *testing.T) {
+		inner := memdisk.New(memdisk.Config{})
+		fs := faultdisk.New(inner)
+		s := started(t, tiny(fs))
+		posted(t, s, "a")
+		ended(t, s)
+		if err := inner.Put(spool+"/free-new-00000009", make([]byte, segment.SizeMin)); err != nil {
+			t.Fatal(err)
+		}
+		before := files(t, inner)
+		fs.Set(faultdisk.Plan{N: 1, Forever: true, Err: syscall.EIO, Only: []disk.Op{disk.OpRemove}})
+		for range 3 {
+			if s, err := Open(spool, tiny(fs)); !errors.Is(err, syscall.EIO) {
+				t.Errorf("opened: %v, %v", s, err)
+			}
+			untouched(t, inner, before)
+		}
+		fs.Set(faultdisk.Plan{})
+		s = must(Open(spool, tiny(fs)))(t)
+		holds(t, s, "a")
+		ended(t, s)
+	})
+}

@@ -25,9 +25,9 @@ func TestHugePagesAtTheEnds(t *testing.T) {
 
 // What is dropped is out of the page tables, but for what lies beside it, and reads as before.
 func TestDrop(t *testing.T) {
-	e := newRealFile(t, 64<<10)
 	page := int64(os.Getpagesize())
-	if err := e.Populate(0, 64<<10); err != nil {
+	e := newRealFile(t, int(16*page))
+	if err := e.Populate(0, 16*page); err != nil {
 		t.Fatal(err)
 	}
 	b := e.Bytes()
