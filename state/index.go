@@ -1,8 +1,6 @@
 package state
 
-import "github.com/mtawal/mtawal/internal/disk"
-
-// index finds the slot of a message by ID. IDs are handed out one behind the other, so
+// index finds the slot of a message by ID, but for those that a Loader brought. IDs are handed out one behind the other, so
 // it is a hash table of groups of eight neighbours: a lookup costs one cache line, an ID
 // that follows its neighbour costs none, and a message of a dense store about nine
 // bytes. A lone survivor costs a group: 40 bytes.
@@ -57,8 +55,8 @@ func (x *index) find(id uint64) (uint32, bool) {
 	return v - 1, v != 0
 }
 
-// insert adds an ID that is not there. It returns the group that it is in, until there is another one.
-func (x *index) insert(id uint64, slot uint32) *idGroup {
+// insert adds an ID that is not there.
+func (x *index) insert(id uint64, slot uint32) {
 	sh, home, key := split(id)
 	s := &x.shards[sh]
 	if (s.used+1)*4 > len(s.groups)*3 {
@@ -70,39 +68,6 @@ func (x *index) insert(id uint64, slot uint32) *idGroup {
 		s.used++
 	}
 	g.slots[id&7] = slot + 1
-	return g
-}
-
-// inserter adds IDs that nearly all follow each other: it looks for the group of the last one first.
-type inserter struct {
-	x *index
-	g *idGroup // where the last one is; nil: none
-}
-
-// insert adds an ID that is not there.
-func (in *inserter) insert(id uint64, slot uint32) {
-	if in.g == nil || in.g.key != id>>3+1 {
-		in.g = in.x.insert(id, slot)
-		return
-	}
-	in.g.slots[id&7] = slot + 1
-}
-
-// reserve makes room in an empty index for so many IDs, if they are dense.
-func (x *index) reserve(n int) {
-	const full = 8 * len(x.shards) * 3 / 4 // IDs for each group of a shard
-	size := 4
-	for size < n/full {
-		size *= 2
-	}
-	if size == 4 {
-		return
-	}
-	all := make([]idGroup, len(x.shards)*size) // one piece: its pages are faulted in one by one, or as huge ones
-	disk.AdviseHuge(all)
-	for i := range x.shards {
-		x.shards[i].groups, all = all[:size:size], all[size:]
-	}
 }
 
 func (s *shard) resize(n int) {

@@ -2,6 +2,9 @@ package state
 
 import (
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -109,5 +112,65 @@ func TestLoadedSlabsComeBack(t *testing.T) {
 			t.Fatalf("slot %d was given twice: %s", slot, was)
 		}
 		seen[slot] = fmt.Sprint(i)
+	}
+}
+
+// What was loaded is found, and nothing else is, however far IDs are apart, while messages die, slots are used again, and messages come
+// whose IDs had been reserved below those that were loaded.
+func TestFindsWhatWasLoaded(t *testing.T) {
+	for seed := range uint64(30) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		table, slots := NewTable(), make(map[uint64]uint32)
+		q := table.QueueNamed("q")
+		l := table.Loader(2000)
+		gap := 1 + rng.Uint64N(1<<rng.IntN(12))
+		id := uint64(0)
+		for range rng.IntN(5 * slabSize) {
+			id += 1 + rng.Uint64N(gap)
+			slots[id] = l.Add(&Entry{ID: id, Loc: segment.MakePos(1, int64(id)*64), Weight: 4, Rcpts: []EntryRecipient{{Recipient: Recipient{Queue: q}}}})
+		}
+		l.Close()
+		dead := make(map[uint64]bool)
+		check := func() {
+			for id, want := range slots {
+				if slot, ok := table.Find(id); !ok || slot != want || table.Msg(slot).ID != id {
+					t.Fatalf("seed %d: message %d is in slot %d, %t, want %d", seed, id, slot, ok, want)
+				}
+			}
+			for range 1000 {
+				id := rng.Uint64N(id + 1000)
+				if slot, ok := table.Find(id); ok && (slots[id] != slot || table.Msg(slot).ID != id) {
+					t.Fatalf("seed %d: message %d is found in slot %d, and is not there", seed, id, slot)
+				}
+			}
+			for id := range dead {
+				if slot, ok := table.Find(id); ok {
+					t.Fatalf("seed %d: message %d is dead, and found in slot %d", seed, id, slot)
+				}
+			}
+		}
+		check()
+		for range 4 {
+			part := rng.Float64()
+			for _, id := range slices.Sorted(maps.Keys(slots)) {
+				if rng.Float64() < part {
+					if slot := slots[id]; rng.IntN(4) == 0 {
+						table.Ref(slot) // the slot stays
+					}
+					die(t, table, id)
+					delete(slots, id)
+					dead[id] = true
+				}
+			}
+			for range rng.IntN(3 * slabSize) {
+				fresh := 1 + rng.Uint64N(id+500)
+				if _, ok := slots[fresh]; ok || dead[fresh] {
+					continue
+				}
+				slots[fresh] = table.newMessage(fresh, 1)
+				table.addLive(table.Msg(slots[fresh]), 1)
+			}
+			check()
+		}
 	}
 }

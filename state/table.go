@@ -117,6 +117,7 @@ type Table struct {
 	extents  map[uint64][]Extent
 	late     shrink.Map[uint64, uint32] // by ID: see Order
 	loaded   uint64                     // highest ID that a Loader brought
+	firsts   []uint64                   // of the slabs that it filled, the ID of the first message: see findLoaded
 	died     bool                       // a message has, ever
 
 	queues []*Queue // nil: the number is free
@@ -193,7 +194,14 @@ func (t *Table) Msg(slot uint32) *Message { return &t.slab[slot/slabSize][slot%s
 func (t *Table) Slots() uint32 { return uint32(len(t.slab) * slabSize) }
 
 // Find looks a message up.
-func (t *Table) Find(id uint64) (slot uint32, ok bool) { return t.index.find(id) }
+func (t *Table) Find(id uint64) (slot uint32, ok bool) {
+	if id <= t.loaded {
+		if slot, ok = t.findLoaded(id); ok {
+			return slot, true
+		}
+	}
+	return t.index.find(id)
+}
 
 // Lives reports whether a slot holds a message with that ID, 0 for any, that is not dead.
 // The slot need not be one.
