@@ -2,9 +2,11 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/mtawal/mtawal/mailq"
@@ -215,7 +217,10 @@ func checkLoad(t *rapid.T, w *writer, table *Table) {
 	}
 	var e Entry
 	load := next.Loader(base.Messages())
-	base.ForEach(func(slot uint32) {
+	var slots []uint32
+	base.ForEach(func(slot uint32) { slots = append(slots, slot) })
+	slices.SortFunc(slots, func(a, b uint32) int { return cmp.Compare(base.Msg(a).ID, base.Msg(b).ID) }) // as a checkpoint has them
+	for _, slot := range slots {
 		base.Entry(slot, &e)
 		for i := range e.Rcpts {
 			if r := &e.Rcpts[i]; r.Standing != Used {
@@ -228,7 +233,7 @@ func checkLoad(t *rapid.T, w *writer, table *Table) {
 		if fmt.Sprint(plainEntry(back)) != fmt.Sprint(plainEntry(e)) {
 			t.Fatalf("loaded %+v, got back %+v", e, back)
 		}
-	})
+	}
 	load.Close()
 	for _, k := range base.Keys() {
 		next.LoadKey(k)

@@ -7,7 +7,8 @@
 // gone, changes nothing.
 //
 // The table is laid out for tens of millions of messages: no pointer per message,
-// about 75 bytes for one with a single recipient, its index included. Envelopes,
+// about 65 bytes for one with a single recipient, its place in the index included, which those
+// that an opening loads do not have. Envelopes,
 // addresses and bodies stay in the log; the table knows their positions.
 //
 // A Table is not safe for concurrent use.

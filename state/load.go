@@ -29,7 +29,7 @@ const blockSlabs = 512
 // pageMessages are as many as fit into the least page.
 const pageMessages = (4 << 10) / int(unsafe.Sizeof(Message{}))
 
-// Loader returns one for about so many messages; the table has no message yet, and is not to be used
+// Loader returns one for about so many messages; the table has no message yet and never had one, and is not to be used
 // until Close but for its queues and keys.
 func (t *Table) Loader(messages int) *Loader {
 	l := &Loader{t: t, more: make(chan []Message), enough: make(chan struct{})}
@@ -72,8 +72,8 @@ func (l *Loader) takeBlock() []Message {
 	return l.blocks[n]
 }
 
-// Add adds a message. Totals are not touched: the checkpoint has them too. The ID must not be
-// there.
+// Add adds a message. Totals are not touched: the checkpoint has them too. The ID must be above that of the one
+// before.
 func (l *Loader) Add(e *Entry) (slot uint32) {
 	slot, m := l.take(e.ID)
 	l.t.resize(m, len(e.Rcpts))

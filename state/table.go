@@ -64,7 +64,7 @@ const WeightUnit = 8
 const (
 	msgExtents = 1 << 0 // holds more of the log than the record at Loc: see Table.extents
 	msgKeyed   = 1 << 1
-	msgDead    = 1 << 2 // out of the index; the slot is free once nothing names it
+	msgDead    = 1 << 2 // not found any more; the slot is free once nothing names it
 	msgThere   = 1 << 3 // has a recipient that is not used
 	msgMany    = 1 << 4 // has a list of recipients, at link
 	msgLate    = 1 << 5 // what is to be in late is in Table.late
@@ -166,8 +166,8 @@ type Observer interface {
 	Changed(r Ref, was Recipient, due int64)
 	// Moved: location of the message changed, or an extent's.
 	Moved(slot uint32, from, to segment.Pos, weight int64)
-	// Dying: the last recipient was used; the message is taken out of the index when
-	// this returns, and its slot is freed once no Ref of it is left.
+	// Dying: the last recipient was used; the message is not found any more when
+	// this has returned, and its slot is freed once no Ref of it is left.
 	Dying(slot uint32)
 	// QueueChanged: state of a queue; was is before.
 	QueueChanged(q uint32, was mailq.QueueState)
@@ -349,7 +349,7 @@ func (t *Table) resize(m *Message, n int) {
 	}
 }
 
-// drop takes a dead message out of the index; its slot goes when nothing in the
+// drop has a dead message found no more; its slot goes when nothing in the
 // engine names it any more.
 func (t *Table) drop(slot uint32) {
 	m := t.Msg(slot)
