@@ -285,7 +285,9 @@ type entries struct {
 const entryLeast = 7
 
 // atMost is how many messages there are at most, whatever their count says.
-func (it *entries) atMost() uint64 { return min(it.left, uint64(len(it.cur.b))/entryLeast, it.room/rcptWeight) }
+func (it *entries) atMost() uint64 {
+	return min(it.left, uint64(len(it.cur.b))/entryLeast, it.room/rcptWeight)
+}
 
 // readAhead is how much of the messages is brought in at a time.
 const readAhead = 1 << 20
