@@ -33,6 +33,11 @@ func (f askedFile) Map(n int64) (disk.Mapping, error) {
 	return askedMapping{m, f.asked}, err
 }
 
+func (m askedMapping) Populate(off, n int64) error {
+	m.Prefetch(off, n)
+	return m.Mapping.Populate(off, n)
+}
+
 func (m askedMapping) Prefetch(off, n int64) {
 	for at := off / AlignmentMin; at*AlignmentMin < off+n; at++ {
 		(*m.asked)[at] = true
@@ -99,6 +104,26 @@ func TestAheadAsksForWhatIsRead(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A scan of long frames brings in headers and tables, from the first one on: around what it misses beyond them the system would read megabytes.
+func TestScanOfLongFramesReadsNoBodies(t *testing.T) {
+	var asked []bool
+	s, frames := aheadSegment(t, 200<<10, &asked)
+	read := 0
+	if _, err := s.Scan(s.First(), FrameHeader{Epoch: frames[0].Epoch, Nonce: frames[0].Nonce}, func(*Frame) error { read++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if read != len(frames) {
+		t.Fatalf("%d frames of %d were read", read, len(frames))
+	}
+	for _, h := range frames {
+		for off := h.Pos.Offset() + readTable; off < h.End().Offset(); off += AlignmentMin {
+			if asked[off/AlignmentMin] {
+				t.Fatalf("%d bytes behind the beginning of the frame at %v were brought in", off-h.Pos.Offset(), h.Pos)
+			}
+		}
 	}
 }
 
