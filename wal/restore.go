@@ -29,7 +29,7 @@ func (s *Store) buildQueues() {
 		for len(late) > 0 && late[0].order <= order {
 			slot := late[0].ref.Slot
 			late.pop()
-			to.message(slot, s.table.Msg(slot))
+			to.message(slot)
 		}
 	}
 	loaded, intact := s.table.Loaded(), s.table.Intact()
@@ -48,12 +48,12 @@ func (s *Store) buildQueues() {
 		case len(late) > 0:
 			upTo(order)
 		}
-		to.message(slot, m)
+		to.message(slot)
 	})
 	upTo(math.MaxUint64)
 	slices.SortFunc(fresh, func(a, b entry) int { return cmp.Compare(a.order, b.order) })
 	for _, e := range fresh {
-		to.message(e.ref.Slot, s.table.Msg(e.ref.Slot))
+		to.message(e.ref.Slot)
 	}
 	s.sched.bulk = false
 	s.sched.restored.heapify()
@@ -85,8 +85,9 @@ type restoring struct {
 	left    int      // messages that there may be beyond those
 }
 
-func (t *restoring) message(slot uint32, m *state.Message) {
+func (t *restoring) message(slot uint32) {
 	s := t.s
+	m := s.table.Msg(slot)
 	if r := m.Plain(); r != nil && t.plain(slot, m, r) {
 		return
 	}

@@ -41,15 +41,9 @@ func TestWhatWaitedAtOpen(t *testing.T) {
 				m.Recipients[0].NotBefore = start.Add(time.Hour + time.Duration(i*31%400)*time.Second)
 				ids = append(ids, must(s.Enqueue(t.Context(), m))(t))
 			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+			ended(t, s)
 			s = must(Open(spool, o))(t)
-			defer func() {
-				if err := s.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			defer func() { ended(t, s) }()
 			// What has moved on: removed, one queue with all that is in it among them; due at another time; flushed.
 			gone, moved, flushed := map[ID]bool{}, map[ID]bool{}, map[ID]bool{}
 			var b Batch
@@ -244,15 +238,9 @@ func TestLongQueuesAreRestored(t *testing.T) {
 		}
 		must(s.Commit(t.Context(), b))(t)
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	ended(t, s)
 	s = must(Open(spool, o))(t)
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer func() { ended(t, s) }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found := 0

@@ -16,18 +16,12 @@ func TestNothingIsMappedWhereTheLogGoesOn(t *testing.T) {
 	o := Options{SegmentSize: 1 << 20}
 	s := must(Open(dir, o))(t)
 	posted(t, s, "a")
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	ended(t, s)
 	if err := os.Remove(filepath.Join(dir, "claims")); err != nil { // then an opening looks through all of the rest
 		t.Fatal(err)
 	}
 	s = must(Open(dir, o))(t)
-	defer func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer func() { ended(t, s) }()
 	end := s.log.End()
 	list := smaps.MappingsOf(t, filepath.Join(dir, segment.Name(end.Segment())))
 	if len(list) == 0 {
